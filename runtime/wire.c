@@ -1,0 +1,2 @@
+#include "wire.h"
+int wire_version(void) { return 1; }

@@ -1,0 +1,2 @@
+#include "doorbell.h"
+int doorbell_version(void) { return 1; }

@@ -1,0 +1,1 @@
+int doorbell_version(void);

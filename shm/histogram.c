@@ -1,0 +1,2 @@
+#include "histogram.h"
+int histogram_version(void) { return 1; }

@@ -1,0 +1,1 @@
+int histogram_version(void);

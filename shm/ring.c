@@ -1,0 +1,2 @@
+#include "ring.h"
+int ring_version(void) { return 1; }
