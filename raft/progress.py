@@ -1,0 +1,112 @@
+"""What a leader knows about one peer, and how much it may send to it.
+
+            a reply accepts                 a refusal
+    PROBE ───────────────────► REPLICATE ───────────────► PROBE
+      │  the peer needs entries that a snapshot has replaced
+      ▼
+    SNAPSHOT
+
+PROBE      one AppendEntries at a time, until the leader knows where the two logs agree.
+REPLICATE  `next` runs ahead of the replies, up to a window of messages and bytes.
+SNAPSHOT   entries are of no use to the peer; it gets heartbeats only.
+
+Invariant: match < next. `match` never falls within a term (a durable promise, I4).
+"""
+
+from collections import deque
+from enum import Enum
+
+from attrs import Factory, define
+
+
+class ProgressState(Enum):
+    """See the head of this file."""
+
+    PROBE = "probe"
+    REPLICATE = "replicate"
+    SNAPSHOT = "snapshot"
+
+
+@define
+class Progress:
+    """One peer, as seen by the leader of this term. `next` is the next index to send."""
+
+    next: int
+    match: int = 0
+    state: ProgressState = ProgressState.PROBE
+    # PROBE: a probe is under way; the next waits for an answer or for the heartbeat's.
+    probe_sent: bool = False
+    # REPLICATE: (last index, bytes) of each AppendEntries that is unanswered.
+    in_flight: deque[tuple[int, int]] = Factory(deque[tuple[int, int]])
+    in_flight_bytes: int = 0
+    # A journal read for this peer is under way (Ready.fetch).
+    fetching: bool = False
+    # Heard of since the leader last checked that it has a quorum.
+    active: bool = False
+    # The highest read round that this peer has confirmed.
+    round: int = 0
+
+    def may_send(self, messages_max: int, bytes_max: int) -> bool:
+        """Is there room for another AppendEntries?"""
+        if self.state is ProgressState.SNAPSHOT or self.fetching:
+            return False
+        if self.state is ProgressState.PROBE:
+            return not self.probe_sent
+        return len(self.in_flight) < messages_max and self.in_flight_bytes < bytes_max
+
+    def sent(self, last: int, size: int) -> None:
+        """An AppendEntries that ends at `last`, with `size` bytes of bodies, has been sent."""
+        if self.state is ProgressState.PROBE:
+            self.probe_sent = True
+        elif last >= self.next:
+            self.next = last + 1
+            self.in_flight.append((last, size))
+            self.in_flight_bytes += size
+
+    def accepted(self, index: int) -> bool:
+        """The peer holds all up to `index`. Returns whether that is news."""
+        while self.in_flight and self.in_flight[0][0] <= index:
+            self._land()
+        news = index > self.match
+        self.match = max(self.match, index)
+        self.next = max(self.next, self.match + 1)
+        if self.state is ProgressState.PROBE and (news or index == self.next - 1):
+            self._enter(ProgressState.REPLICATE)
+            self.next = self.match + 1
+        return news
+
+    def refused(self, index: int, retry: int) -> bool:
+        """The peer refused prev_index `index`; `retry` is where the logs may still agree.
+
+        Returns False if the refusal is stale: an answer to a message that a later one overtook.
+        """
+        if index <= self.match:
+            return False
+        if self.state is ProgressState.PROBE and index != self.next - 1:
+            return False
+        self._enter(ProgressState.PROBE)
+        self.next = max(min(index, retry + 1), self.match + 1)
+        return True
+
+    def heard(self) -> None:
+        """A heartbeat was answered: whatever was sent before may be lost, so let one more out.
+
+        Without this a lost probe would stop the peer's log for good.
+        """
+        self.active = True
+        self.probe_sent = False
+        if self.in_flight:
+            self._land()
+
+    def needs_snapshot(self) -> None:
+        """What the peer needs next is no longer in the log."""
+        self._enter(ProgressState.SNAPSHOT)
+
+    def _land(self) -> None:
+        self.in_flight_bytes -= self.in_flight.popleft()[1]
+
+    def _enter(self, state: ProgressState) -> None:
+        self.state = state
+        self.probe_sent = False
+        self.in_flight.clear()
+        self.in_flight_bytes = 0
