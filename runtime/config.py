@@ -1,0 +1,129 @@
+"""The limits of a replica's transport, in one place, checked against each other (I10); and what a start was given.
+
+Limits that change the state (windows, retention, timers) are replicated and live in `leftfold.actors.limits`.
+The limits here may differ from start to start and from replica to replica.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import attrs
+from attrs import field, frozen
+
+from .errors import OperatorError
+
+KIB = 1024
+MIB = 1024 * KIB
+NS_PER_S = 1_000_000_000
+
+SLOT_SHARE = 8
+"""A slot may fill an eighth of its ring; a ring's capacity follows from its largest slot."""
+
+
+@frozen(kw_only=True)
+class TransportLimits:
+    """How large everything between the sockets and the actors may grow. Sizes are bytes."""
+
+    frame_bytes_max: int = 64 * KIB
+    entry_bytes_max: int = 256 * KIB
+    ingress_bytes: int = 4 * MIB
+    egress_bytes: int = 8 * MIB
+    receive_bytes: int = 4 * MIB
+    send_bytes: int = 4 * MIB
+    bulk_receive_bytes: int = 4 * MIB
+    bulk_send_bytes: int = 4 * MIB
+    persist_bytes: int = 8 * MIB
+    persisted_bytes: int = 64 * KIB
+    read_bytes: int = 8 * MIB
+    apply_bytes: int = 8 * MIB
+    applied_bytes: int = 64 * KIB
+    snapshot_bytes: int = 4 * MIB
+    restore_bytes: int = 4 * MIB
+    connections_max: int = 10_240
+    sessions_routed_max: int = 262_144
+    connection_output_bytes_max: int = 4 * MIB
+    segment_bytes: int = 64 * MIB
+    queries_waiting_bytes_max: int = 1 * MIB
+
+    def __attrs_post_init__(self) -> None:
+        entry = self.entry_bytes_max + 64
+        for ring, slot_bytes in (
+            ("ingress", self.frame_bytes_max),
+            ("egress", self.frame_bytes_max),
+            ("persist", entry),
+            ("apply", entry),
+            ("read", entry),
+        ):
+            capacity: int = getattr(self, f"{ring}_bytes")
+            assert capacity & (capacity - 1) == 0, f"{ring}_bytes must be a power of two"
+            assert slot_bytes * SLOT_SHARE <= capacity, (
+                f"{ring}_bytes must be at least {SLOT_SHARE} x its largest slot ({slot_bytes})"
+            )
+        assert self.frame_bytes_max <= self.entry_bytes_max, "an entry must hold any frame"
+        assert self.frame_bytes_max * 2 <= self.connection_output_bytes_max
+        assert self.segment_bytes >= 4 * self.persist_bytes // 2
+
+    @classmethod
+    def smallest(cls) -> "TransportLimits":
+        """The tightest rings that these limits allow: what the tests for I12 run with."""
+        return cls(
+            frame_bytes_max=1 * KIB,
+            entry_bytes_max=2 * KIB,
+            ingress_bytes=8 * KIB,
+            egress_bytes=8 * KIB,
+            receive_bytes=8 * KIB,
+            send_bytes=8 * KIB,
+            bulk_receive_bytes=8 * KIB,
+            bulk_send_bytes=8 * KIB,
+            persist_bytes=32 * KIB,
+            persisted_bytes=4 * KIB,
+            read_bytes=32 * KIB,
+            apply_bytes=32 * KIB,
+            applied_bytes=4 * KIB,
+            snapshot_bytes=8 * KIB,
+            restore_bytes=8 * KIB,
+            connection_output_bytes_max=64 * KIB,
+        )
+
+
+@frozen(kw_only=True)
+class ReplicaConfig:
+    """What one start of a replica was asked for; the directory holds everything that must outlive it."""
+
+    directory: Path = field(converter=Path)
+    app: str
+    app_directory: str = "."
+    host: str = "127.0.0.1"
+    port: int = 7700
+    limits: TransportLimits = field(factory=TransportLimits)
+    spin_ns: int = 20_000
+    handler_budget_ms: int = 1_000
+    drain_s: float = 10.0
+    skip: tuple[tuple[int, int], ...] = ()
+    retry_parked: bool = False
+    accept_clock_step: bool = False
+    clock_step_s_max: float = 30 * 24 * 3600.0
+    wall_offset_s: float = 0.0
+    """Added to every reading of the wall clock: how a test, or a rehearsal, moves time."""
+
+    def __attrs_post_init__(self) -> None:
+        if ":" not in self.app:
+            raise OperatorError(
+                f"{self.app!r} does not name an app: write module:attribute, "
+                "for example leftfold.actors.ledger:app."
+            )
+        if not 0 <= self.port <= 65535:
+            raise OperatorError(f"Port {self.port} is out of range: choose 0 to 65535.")
+
+    def to_json(self) -> str:
+        """Encode for a child process."""
+        return json.dumps(attrs.asdict(self), default=str)
+
+    @classmethod
+    def from_json(cls, text: str) -> "ReplicaConfig":
+        """Decode what `to_json` encoded."""
+        fields: dict[str, Any] = json.loads(text)
+        fields["limits"] = TransportLimits(**fields["limits"])
+        fields["skip"] = tuple((index, ordinal) for index, ordinal in fields["skip"])
+        return cls(**fields)

@@ -1,0 +1,372 @@
+"""The supervisor: creates the shared memory, starts the four processes, watches them, starts again.
+
+One for all: when one of the four ends unasked, the others are ended too, the supervisor waits until the kernel
+says that they are gone, and starts all four again from disk, with new names and a new generation. Shared memory
+is scratch (I11). It has no name any more once all four are attached, so nothing can be left behind.
+
+A process that reports a sentence (a failed fsync, a full disk, a port in use) ends the replica, without a new start.
+A command that ends the logic process three times parks the replica. Everything the supervisor knows is in
+`replica.json`, replaced atomically.
+"""
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from attrs import define, field
+
+from . import crashes
+from .config import ReplicaConfig
+from .errors import OperatorError
+from .identity import Identity, lock_directory, open_identity
+from .memory import Memory, remove_leftovers
+from .position import Position
+from .topology import GATEWAY, LOGIC, PROCESSES
+
+Observer = Callable[[str, dict[str, Any]], None]
+"""Told of every step: (event, facts). Events: starting, replaying, ready, died, overrun, draining, stopped."""
+
+WATCH_S = 0.1
+KILL_WAIT_S = 10.0
+RESTARTS_IN_ROW_MAX = 8
+EXIT_STOPPED, EXIT_FAILED, EXIT_PARKED = 0, 1, 3
+
+
+@define
+class Child:
+    """One of the four processes, as the supervisor sees it."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    pidfd: int
+    reports: int
+    buffer: bytes = b""
+    attached: bool = False
+
+    def close(self) -> None:
+        """Close the descriptors; the process must be gone."""
+        os.close(self.pidfd)
+        os.close(self.reports)
+
+
+@define
+class Supervisor:
+    """Runs one replica in the foreground. `run()` returns the exit code."""
+
+    config: ReplicaConfig
+    observer: Observer = field(default=lambda event, facts: None)  # noqa: ARG005
+    generation: int = field(default=0, init=False)
+    children: dict[str, Child] = field(factory=dict[str, Child], init=False)
+    selector: selectors.BaseSelector = field(factory=selectors.DefaultSelector, init=False)
+    stopping: bool = field(default=False, init=False)
+    hurry: bool = field(default=False, init=False)
+    address: tuple[str, int] | None = field(default=None, init=False)
+    state: str = field(default="starting", init=False)
+    failure: str | None = field(default=None, init=False)
+    served: bool = field(default=False, init=False)
+    lock: int = field(default=-1, init=False)
+    position: Position = field(init=False)
+    memory: Memory | None = field(default=None, init=False)
+    wake: int = field(default=-1, init=False)
+
+    def run(self) -> int:
+        """Run until stopped by a signal or by a failure. Raises OperatorError for what a person must mend."""
+        directory = self.config.directory
+        identity = open_identity(directory, self.config.app)
+        self.lock = lock_directory(directory)
+        try:
+            if self.config.retry_parked or self.config.skip:
+                crashes.forget(directory)
+            crashes.refuse_if_parked(directory)
+            self.position = Position.create(directory / "position")
+            remove_leftovers(directory)
+            self.generation = self._last_generation()
+            with self._signals():
+                return self._run_generations(identity)
+        finally:
+            os.close(self.lock)
+
+    def _run_generations(self, identity: Identity) -> int:
+        restarts = 0
+        while True:
+            self.generation += 1
+            self.served = False
+            try:
+                self._start(identity)
+                died = self._watch()
+            finally:
+                self._end_all()
+            if died is None:
+                self._publish("stopped")
+                self.observer("stopped", {})
+                return EXIT_STOPPED
+            if self.failure is not None:
+                self._publish("failed", error=self.failure)
+                raise OperatorError(self.failure)
+            parked = self._count_crash(died)
+            if parked is not None:
+                self._publish("parked", error=parked)
+                self.observer("parked", {"error": parked})
+                return EXIT_PARKED
+            restarts = 0 if self.served else restarts + 1
+            if restarts >= RESTARTS_IN_ROW_MAX:
+                sentence = f"{died} ended {restarts} times before the replica was ready; see its output above."
+                self._publish("failed", error=sentence)
+                raise OperatorError(sentence)
+
+    # Starting
+
+    def _start(self, identity: Identity) -> None:
+        self._publish("starting")
+        self.observer("starting", {"generation": self.generation})
+        self.position.clear()
+        self.memory = Memory.create(self.config, self.generation)
+        for name in PROCESSES:
+            self.children[name] = self._spawn(name, identity)
+
+    def _spawn(self, name: str, identity: Identity) -> Child:
+        assert self.memory is not None
+        reading, writing = os.pipe()
+        os.set_inheritable(writing, True)
+        handed = {
+            "config": json.loads(self.config.to_json()),
+            "generation": self.generation,
+            "reports": writing,
+            "eventfd": self.memory.eventfd,
+            "port": self.address[1] if self.address else self.config.port,
+            "supervisor": os.getpid(),
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "leftfold.runtime.process", name],
+            env=_clean_environment(identity.hash_seed) | {"LEFTFOLD_PROCESS": json.dumps(handed)},
+            stdin=subprocess.DEVNULL,
+            pass_fds=(writing, self.lock, self.memory.eventfd),
+            start_new_session=True,
+        )
+        os.close(writing)
+        os.set_blocking(reading, False)
+        child = Child(name, process, os.pidfd_open(process.pid), reading)
+        self.selector.register(child.pidfd, selectors.EVENT_READ, child)
+        self.selector.register(child.reports, selectors.EVENT_READ, child)
+        return child
+
+    # Watching
+
+    def _watch(self) -> str | None:
+        """Serve until a process ends unasked (its name), or all has drained (None)."""
+        draining = False
+        stuck: tuple[int, int] | None = None
+        stuck_since = 0.0
+        named: tuple[int, int] | None = None
+        deadline = float("inf")
+        while True:
+            for key, _ in self.selector.select(WATCH_S):
+                if key.data is None:
+                    os.read(self.wake, 4096)
+                    continue
+                child: Child = key.data
+                if key.fd == child.reports:
+                    self._read_reports(child)
+                else:
+                    self._read_reports(child)
+                    child.process.wait()
+                    if draining and child.name == GATEWAY and child.process.returncode == 0:
+                        return None
+                    if child.process.returncode == 0 and child.name == GATEWAY:
+                        return None
+                    if draining and self.failure is None and self.hurry:
+                        return None
+                    self.observer(
+                        "died", {"process": child.name, "status": child.process.returncode}
+                    )
+                    return child.name
+            now = time.monotonic()
+            if self.stopping and not draining:
+                draining = True
+                deadline = now + self.config.drain_s + 1.0
+                self._publish("draining")
+                self.observer("draining", {})
+                self.children[GATEWAY].process.send_signal(signal.SIGTERM)
+            if draining and (self.hurry or now > deadline):
+                return None
+            where = self.position.running()
+            if where != stuck:
+                stuck, stuck_since = where, now
+            elif (
+                where is not None
+                and where != named
+                and self.served
+                and (now - stuck_since) * 1e3 >= self.config.handler_budget_ms
+            ):
+                named = where
+                self._name_overrun()
+
+    def _read_reports(self, child: Child) -> None:
+        while True:
+            try:
+                data = os.read(child.reports, 65536)
+            except BlockingIOError:
+                return
+            if not data:
+                with contextlib.suppress(KeyError):
+                    self.selector.unregister(child.reports)
+                return
+            *lines, child.buffer = (child.buffer + data).split(b"\n")
+            for line in lines:
+                self._heed(child, json.loads(line))
+
+    def _heed(self, child: Child, report: dict[str, Any]) -> None:
+        match report:
+            case {"attached": True}:
+                child.attached = True
+                if self.memory is not None and all(c.attached for c in self.children.values()):
+                    if len(self.children) == len(PROCESSES):
+                        self.memory.unlink()
+            case {"listening": [str(host), int(port)]}:
+                self.address = (host, port)
+            case {"replayed": applied, "of": last}:
+                self.state = "replaying"
+                self.observer("replaying", {"applied": applied, "last": last})
+            case {"ready": facts}:
+                self.served = True
+                crashes.note_ready(self.config.directory)
+                self._publish("ready", **facts)
+                self.observer("ready", {**facts, "address": self.address})
+            case {"warning": sentence}:
+                self.observer("warning", {"sentence": sentence})
+            case {"fatal": sentence}:
+                if self.failure is None:
+                    self.failure = sentence
+            case _:
+                raise AssertionError(f"{child.name} reported {report}")
+
+    def _name_overrun(self) -> None:
+        """A handler is over its budget: have faulthandler write the stack, without stopping it."""
+        stack = self.config.directory / "overrun.txt"
+        size = stack.stat().st_size if stack.exists() else 0
+        self.children[LOGIC].process.send_signal(signal.SIGUSR1)
+        deadline = time.monotonic() + 1.0
+        while time.monotonic() < deadline:
+            if stack.exists() and stack.stat().st_size > size:
+                break
+            self.selector.select(0.01)
+        facts = self.position.facts() | {
+            "budget_ms": self.config.handler_budget_ms,
+            "stack": stack.read_text()[size:] if stack.exists() else "",
+        }
+        self.observer("overrun", facts)
+
+    # Ending
+
+    def _end_all(self) -> None:
+        """End what still runs and wait until the kernel says that it is gone."""
+        for child in self.children.values():
+            if child.process.poll() is None:
+                child.process.kill()
+        for child in self.children.values():
+            child.process.wait(KILL_WAIT_S)
+            self._read_reports(child)
+            for descriptor in (child.reports, child.pidfd):
+                with contextlib.suppress(KeyError):
+                    self.selector.unregister(descriptor)
+            child.close()
+        self.children.clear()
+        if self.memory is not None:
+            self.memory.close()
+            self.memory = None
+
+    def _count_crash(self, died: str) -> str | None:
+        """After a death: the sentence that parks the replica, or None to start again."""
+        where = self.position.running()
+        if died != LOGIC or where is None:
+            return None
+        return crashes.count(self.config.directory, self.position.facts())
+
+    # What others see
+
+    def _publish(self, state: str, **facts: Any) -> None:
+        self.state = state
+        record = {
+            "state": state,
+            "generation": self.generation,
+            "app": self.config.app,
+            "address": self.address[0] if self.address else None,
+            "port": self.address[1] if self.address else None,
+            "pids": {"supervisor": os.getpid()}
+            | {name: child.process.pid for name, child in self.children.items()},
+            **facts,
+        }
+        path = self.config.directory / "replica.json"
+        temporary = path.with_suffix(".new")
+        try:
+            temporary.write_text(json.dumps(record))
+            temporary.replace(path)
+        except OSError as error:  # A full disk must not keep the supervisor from ending its children.
+            self.observer("warning", {"sentence": f"Cannot write {path}: {error.strerror}."})
+
+    def _last_generation(self) -> int:
+        try:
+            record = json.loads((self.config.directory / "replica.json").read_text())
+            return int(record["generation"])
+        except (OSError, ValueError, KeyError):
+            return 0
+
+    @contextlib.contextmanager
+    def _signals(self):
+        """SIGINT and SIGTERM drain; a second one stops at once."""
+
+        def ask(number: int, frame: object) -> None:
+            del number, frame
+            self.hurry = self.stopping
+            self.stopping = True
+
+        reading, writing = os.pipe()
+        for descriptor in (reading, writing):
+            os.set_blocking(descriptor, False)
+        self.wake = reading
+        self.selector.register(reading, selectors.EVENT_READ, None)
+        previous = [(number, signal.signal(number, ask)) for number in (signal.SIGINT, signal.SIGTERM)]
+        woken = signal.set_wakeup_fd(writing)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(woken)
+            for number, disposition in previous:
+                signal.signal(number, disposition)
+            self.selector.unregister(reading)
+            os.close(reading)
+            os.close(writing)
+
+
+def _clean_environment(hash_seed: int) -> dict[str, str]:
+    """Nothing of the caller's environment that could make two replicas differ."""
+    kept = {
+        name: os.environ[name]
+        for name in ("PATH", "PYTHONPATH", "HOME", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
+        if name in os.environ
+    }
+    return kept | {
+        "PYTHONHASHSEED": str(hash_seed),
+        "TZ": "UTC",
+        "LC_ALL": "C.UTF-8",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def read_status(directory: Path) -> dict[str, Any]:
+    """What the supervisor last published. Raises OperatorError where there is no replica."""
+    try:
+        record: dict[str, Any] = json.loads((directory / "replica.json").read_text())
+    except FileNotFoundError:
+        raise OperatorError(f"{directory} holds no replica: nothing was started there.") from None
+    except (OSError, ValueError) as error:
+        raise OperatorError(f"Cannot read {directory}/replica.json: {error}.") from None
+    return record
