@@ -1,1 +1,64 @@
-"""TODO"""
+"""leftfold.shm moves bytes between processes: rings, doorbells, and figures that others may read.
+
+It knows nothing of what the bytes mean. The ring is in ring.h, sleeping and waking in doorbell.h, and the
+figures in histogram.h; each header draws its layout and says what it guarantees.
+"""
+
+from .counters import Counter, Counters, Histogram, HistogramSnapshot, Schema, Snapshot
+from .doorbell import (
+    DOORBELL_BYTES,
+    Doorbell,
+    DoorbellCounts,
+    Reason,
+    create_semaphore,
+    die_with_parent,
+    monotonic_ns,
+    unlink_semaphore,
+)
+from .errors import (
+    DoorbellFailed,
+    LayoutMismatch,
+    RingBusy,
+    RingCorrupt,
+    SegmentExists,
+    SegmentFull,
+    SegmentMissing,
+    ShmError,
+    UsedAfterFork,
+)
+from .ring import Consumer, Producer, format_ring, padded, ring_bytes
+from .segment import Segment, leftovers, remove_leftovers
+
+__all__ = [
+    "DOORBELL_BYTES",
+    "Consumer",
+    "Counter",
+    "Counters",
+    "Doorbell",
+    "DoorbellCounts",
+    "DoorbellFailed",
+    "Histogram",
+    "HistogramSnapshot",
+    "LayoutMismatch",
+    "Producer",
+    "Reason",
+    "RingBusy",
+    "RingCorrupt",
+    "Schema",
+    "Segment",
+    "SegmentExists",
+    "SegmentFull",
+    "SegmentMissing",
+    "ShmError",
+    "Snapshot",
+    "UsedAfterFork",
+    "create_semaphore",
+    "die_with_parent",
+    "format_ring",
+    "leftovers",
+    "monotonic_ns",
+    "padded",
+    "remove_leftovers",
+    "ring_bytes",
+    "unlink_semaphore",
+]
