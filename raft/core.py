@@ -374,7 +374,7 @@ class Raft:
         released: list[Message] = []
         while self._send_waiting and self._send_waiting[0][0] <= self._persisted:
             _, message = self._send_waiting.popleft()
-            if message.term >= self.term:  # A promise of a past term is of no use to anybody.
+            if self._is_still_meant(message):
                 released.append(message)
         ready = Ready(
             send_now=tuple(self._send_now),
@@ -453,6 +453,16 @@ class Raft:
             or self._given_last < self.log.last
         )
         self._send_waiting.append((self._sequence + unwritten, message))
+
+    def _is_still_meant(self, message: Message) -> bool:
+        """While a message waited for the disk, what it says may have become void.
+
+        A promise of a past term is of no use to anybody. A candidate that found the leader of
+        its term may since have removed entries that its request for votes boasts of.
+        """
+        if isinstance(message, RequestVote) and not message.pre_vote:
+            return message.term == self.term and self.role is Role.CANDIDATE
+        return message.term >= self.term
 
     # Terms and roles.
 
