@@ -1,0 +1,346 @@
+"""The gateway process: every socket of the replica, between the clients and the rings.
+
+One loop, one thread. Each turn costs a handful of C calls, however many connections are ready (gate.h): wait, accept,
+split what came into `ingress`, scatter `egress` and `send` to the connections, flush. It never waits on a ring (I12):
+`egress` and `send` are always drained, and while `ingress` is full the clients are not read; the doorbell says when
+there is room. It looks at no command, and keeps no state that matters: sessions and events live in logic.
+
+On `drain()` it stops accepting and reading, sends DRAIN through the replica behind the last command, and when DRAIN
+comes back on `egress` it flushes, tells every client that the replica stops, and `run()` returns 0.
+"""
+
+import errno
+import os
+import socket
+import time
+from collections.abc import Callable
+from struct import Struct
+from typing import TYPE_CHECKING
+
+from attrs import define, field, frozen
+
+from ..shm import Consumer, Counters, Doorbell, Producer, Schema
+from ._wire import ffi, lib
+from .config import TransportLimits
+from .errors import OperatorError
+
+if TYPE_CHECKING:
+    from ._wire import CData
+
+PARK_MS = 100
+"""The longest sleep, so that signals and time-outs are seen; a wake-up never depends on it."""
+
+ACCEPTS_PER_TURN = 64
+LISTEN_BACKLOG = 1024
+CLAIM_BYTES_MAX = 1024 * 1024
+SCATTER_BYTES_MAX = 1024 * 1024
+TICK_NS = PARK_MS * 1_000_000
+NS_PER_S = 1_000_000_000
+
+WELCOME = Struct("<IHH16sIIQ")
+DRAIN = Struct("<IHH").pack(8, lib.WIRE_DRAIN, 0)
+
+COUNTED = (
+    "connections",
+    "sessions",
+    "subscriptions",
+    "output_bytes",
+    "accepted",
+    "closed",
+    "errors",
+    "slow_readers",
+    "turned_away",
+    "frames_in",
+    "bytes_in",
+    "frames_out",
+    "bytes_out",
+    "events_out",
+    "unrouted",
+)
+"""The fields of gate.h's report that are published under the same names."""
+
+SCHEMA = Schema(counters=(*COUNTED, "pauses", "turns"), histograms=("latency_ns",))
+"""What the gateway counts. latency_ns: from a command's arrival to its reply, sampled, one in flight a connection."""
+
+
+@frozen(kw_only=True)
+class GatewayLimits:
+    """How much clients may ask of the gateway (I10), and how long it waits for them."""
+
+    connections_max: int = 10_240
+    sessions_max: int = 262_144
+    subscriptions_max: int = 16_384
+    frame_bytes_max: int = 64 * 1024
+    key_bytes_max: int = 1024
+    output_bytes_max: int = 4 * 1024 * 1024
+    hello_ns: int = 5 * NS_PER_S
+    idle_ns: int = 300 * NS_PER_S
+    linger_ns: int = 2 * NS_PER_S
+    flush_ns: int = 2 * NS_PER_S
+
+    @classmethod
+    def of(cls, limits: TransportLimits) -> "GatewayLimits":
+        """What the replica's transport allows; the rest by default."""
+        return cls(
+            connections_max=limits.connections_max,
+            sessions_max=limits.sessions_routed_max,
+            frame_bytes_max=limits.frame_bytes_max,
+            key_bytes_max=min(1024, limits.frame_bytes_max // 4),
+            output_bytes_max=limits.connection_output_bytes_max,
+        )
+
+
+@frozen
+class Identity:
+    """What WELCOME tells a client."""
+
+    cluster_id: bytes
+    replica_id: int
+    window: int
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Open the listening socket; port 0 picks a free one. Raises OperatorError with a sentence."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except socket.gaierror as error:
+        raise OperatorError(f"{host!r} is no address of this machine: {error.strerror}.") from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(LISTEN_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise OperatorError(_why_not(host, port, error)) from error
+    listener.setblocking(False)
+    return listener
+
+
+def _why_not(host: str, port: int, error: OSError) -> str:
+    match error.errno:
+        case errno.EADDRINUSE:
+            return f"Port {port} on {host} is in use by another program: stop it, or choose another port with --port."
+        case errno.EACCES:
+            return f"Port {port} needs privileges: choose one above 1023 with --port."
+        case errno.EADDRNOTAVAIL:
+            return f"{host} is not an address of this machine: choose another with --host."
+        case _:
+            return f"Cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}."
+
+
+@define(eq=False)
+class Gateway:
+    """Process 1. `run()` serves until `drain()` has gone through the replica, and returns 0."""
+
+    listener: socket.socket
+    identity: Identity
+    ingress: Producer
+    egress: Consumer
+    send: Consumer
+    doorbell: Doorbell
+    counters: Counters | None = None
+    limits: GatewayLimits = field(factory=GatewayLimits)
+    spin_ns: int = 0
+    clock: Callable[[], int] = time.monotonic_ns
+    _gate: "CData" = field(init=False, repr=False)
+    _report: "CData" = field(init=False, repr=False)
+    _ends: tuple[Consumer | Producer, ...] = field(init=False, repr=False)
+    _paused: bool = field(init=False, default=False)
+    _pauses: int = field(init=False, default=0)
+    _turns: int = field(init=False, default=0)
+    _drain_asked: bool = field(init=False, default=False)
+    _drain_sent: bool = field(init=False, default=False)
+    _busy_ns: int = field(init=False, default=0)
+    _tick_ns: int = field(init=False, default=0)
+    _accept_ns: int = field(init=False, default=0)
+
+    def __attrs_post_init__(self) -> None:
+        slot = (self.limits.frame_bytes_max + 7) & ~7
+        assert slot <= self.ingress.slot_bytes_max, "ingress must take the largest frame"
+        gate = lib.gate_new(_gate_limits(self.limits, self.identity))
+        if gate == ffi.NULL:
+            raise MemoryError("no memory for the gateway's tables")
+        self._gate = ffi.gc(gate, lib.gate_free)
+        self._report = lib.gate_report(self._gate)
+        self._ends = (self.egress, self.send, self.ingress)
+        self._watch(self.listener.fileno(), lib.GATE_LISTENER)
+        self._watch(self.doorbell.fileno(), lib.GATE_BELL)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where clients connect to; the port is the real one."""
+        host, port = self.listener.getsockname()[:2]
+        return host, port
+
+    def drain(self) -> None:
+        """Ask for an orderly end; safe in a signal handler and from another thread."""
+        self._drain_asked = True
+
+    def run(self) -> int:
+        """Serve until drained."""
+        while not self._report.drained:
+            self.turn(reading=not self._drain_asked)
+            if self._drain_asked and not self._drain_sent:
+                self._begin_drain()
+        self._end()
+        return 0
+
+    def turn(self, *, reading: bool = True) -> None:
+        """One turn of the loop: wait if there is nothing to do, then do a bounded part of all there is."""
+        self._wait(reading)
+        now_ns = self.clock()
+        moved = self._scatter(self.egress, now_ns) + self._scatter(self.send, now_ns)
+        if reading:
+            if self._report.listening and now_ns >= self._accept_ns:
+                self._accept(now_ns)
+            moved += self._receive(now_ns)
+        if self._report.dirty:
+            lib.gate_flush(self._gate)
+        if self._report.samples:
+            self._record_samples()
+        if moved:
+            self._busy_ns = now_ns
+        if now_ns >= self._tick_ns:
+            self._tick(now_ns)
+        self._turns += 1
+
+    def close(self) -> None:
+        """Close every socket."""
+        self.listener.close()
+        ffi.release(self._gate)
+
+    # Waiting
+
+    def _wait(self, reading: bool) -> None:
+        report = self._report
+        work = report.dirty or (
+            reading
+            and ((report.ready and not self._paused) or (report.listening and not self._accept_ns))
+        )
+        if work or (self.spin_ns and self.clock() - self._busy_ns < self.spin_ns):
+            self._poll(0)
+        elif self.doorbell.arm(self._ends):
+            self._poll(PARK_MS)
+            self.doorbell.disarm()
+        else:
+            self._poll(0)
+
+    def _poll(self, timeout_ms: int) -> None:
+        seen = lib.gate_wait(self._gate, timeout_ms)
+        if seen < 0:
+            raise OSError(-seen, os.strerror(-seen))
+
+    def _watch(self, fd: int, role: int) -> None:
+        error = lib.gate_watch(self._gate, fd, role)
+        if error < 0:
+            raise OSError(-error, os.strerror(-error))
+
+    # Moving bytes
+
+    def _scatter(self, ring: Consumer, now_ns: int) -> int:
+        if not ring.peek(SCATTER_BYTES_MAX):
+            return 0
+        length = ring.length
+        malformed = lib.gate_scatter(
+            self._gate, ffi.cast("uint8_t *", ring.address), length, now_ns
+        )
+        assert malformed == 0, "a process of this replica wrote a malformed slot for the gateway"
+        ring.release(length)
+        return length
+
+    def _receive(self, now_ns: int) -> int:
+        """Split what the ready connections sent into `ingress`; if it is full, leave it with them."""
+        if not self._report.ready:
+            return 0
+        minimum = (self.limits.frame_bytes_max + 7) & ~7
+        address, room = self.ingress.claim_upto(
+            minimum, min(CLAIM_BYTES_MAX, self.ingress.run_bytes_max)
+        )
+        if not address:
+            self._pauses += not self._paused
+            self._paused = True
+            return 0
+        self._paused = False
+        length = lib.gate_receive(self._gate, ffi.cast("uint8_t *", address), room, now_ns)
+        self.ingress.commit(length)
+        return length
+
+    def _accept(self, now_ns: int) -> None:
+        accepted = lib.gate_accept(self._gate, self.listener.fileno(), ACCEPTS_PER_TURN, now_ns)
+        # Out of descriptors or memory: who waits in the backlog is asked in again a little later.
+        self._accept_ns = now_ns + TICK_NS if accepted < 0 else 0
+
+    # Looking after it
+
+    def _tick(self, now_ns: int) -> None:
+        self._tick_ns = now_ns + TICK_NS
+        lib.gate_expire(self._gate, now_ns)
+        if self.counters is not None:
+            self._publish(self.counters)
+
+    def _publish(self, counters: Counters) -> None:
+        for name in COUNTED:
+            counters.counters[name].set(getattr(self._report, name))
+        counters.counters["pauses"].set(self._pauses)
+        counters.counters["turns"].set(self._turns)
+
+    def _record_samples(self) -> None:
+        report = self._report
+        if self.counters is not None:
+            record = self.counters.histograms["latency_ns"].record
+            for latency_ns in ffi.unpack(report.sample_ns, report.samples):
+                record(latency_ns)
+        report.samples = 0
+
+    # Ending
+
+    def _begin_drain(self) -> None:
+        if self.listener.fileno() >= 0:
+            lib.gate_unwatch(self._gate, self.listener.fileno())
+            self.listener.close()
+        self._drain_sent = self.ingress.write(DRAIN)
+
+    def _end(self) -> None:
+        """Flush, say why, and linger until the clients have read it or the time is over."""
+        now_ns = self.clock()
+        deadline_ns = now_ns + self.limits.flush_ns
+        lib.gate_stop(self._gate, now_ns)
+        while self._report.closing and now_ns < deadline_ns:
+            lib.gate_flush(self._gate)
+            self._poll(0 if self._report.dirty else 10)
+            now_ns = self.clock()
+            lib.gate_receive(self._gate, ffi.NULL, 0, now_ns)  # discards; sees who has hung up
+        if self.counters is not None:
+            self._publish(self.counters)
+
+
+def _gate_limits(limits: GatewayLimits, identity: Identity) -> "CData":
+    assert len(identity.cluster_id) == 16
+    converted = ffi.new("struct gate_limits *")
+    for name in (
+        "connections_max",
+        "sessions_max",
+        "subscriptions_max",
+        "frame_bytes_max",
+        "key_bytes_max",
+        "output_bytes_max",
+        "hello_ns",
+        "idle_ns",
+        "linger_ns",
+    ):
+        setattr(converted, name, getattr(limits, name))
+    welcome = WELCOME.pack(
+        WELCOME.size,
+        lib.WIRE_WELCOME,
+        lib.WIRE_VERSION,
+        identity.cluster_id,
+        limits.frame_bytes_max,
+        identity.window,
+        identity.replica_id,
+    )
+    ffi.memmove(converted.welcome, welcome, len(welcome))
+    ffi.memmove(converted.seed, os.urandom(16), 16)
+    return converted
