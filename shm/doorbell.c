@@ -19,7 +19,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "crash_point.h"
 #include "ring.h"
 
 #define SECOND_NS 1000000000LL

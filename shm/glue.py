@@ -23,7 +23,9 @@ class build_ext(setuptools_build_ext.build_ext):
     def build_extension(self, ext: Extension) -> None:
         """Write the glue beside the objects and compile everything into one module."""
         if not any(shutil.which(compiler) for compiler in ("cc", "gcc", "clang")):
-            sys.exit("leftfold needs a C compiler to install: `apt install gcc` (or clang), then again.")
+            sys.exit(
+                "leftfold needs a C compiler to install: `apt install gcc` (or clang), then again."
+            )
         headers = [Path(header) for header in ext.depends]
         ffi = FFI()
         for header in headers:

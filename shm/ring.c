@@ -16,7 +16,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "crash_point.h"
 #include "doorbell.h"
 
 #define LINE_BYTES 128
@@ -153,6 +152,8 @@ static void leave(struct ring_end *end, int state) {
 uint64_t ring_capacity(struct ring_end *end) { return end->capacity; }
 
 uint64_t ring_position(struct ring_end *end) { return end->position; }
+
+const uint8_t *ring_data(const struct ring_end *end) { return end->shared->data; }
 
 uint64_t ring_used(struct ring_end *end) {
     /* Acquire on both: a figure for people and for back-pressure, true at some moment of the call. */

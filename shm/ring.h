@@ -35,6 +35,15 @@
 #ifndef CFFI_CDEF
 #pragma once
 #include <stdint.h>
+/* Labels at the instants where a process could be killed, stopped or delayed. Nothing is there in a
+ * normal build; the harness of the tests defines crash_point(). (Inner directives are indented, since
+ * the glue cuts at the first plain one.) */
+# ifdef LEFTFOLD_CRASH_POINTS
+void crash_point(const char *label);
+#  define CRASH_POINT(label) crash_point(label)
+# else
+#  define CRASH_POINT(label) ((void)0)
+# endif
 #endif
 
 #define RING_HEADER_BYTES 512
@@ -42,10 +51,10 @@
 #define RING_CAPACITY_MAX 1073741824
 
 /* Answers below zero, or as the text below says. */
-#define RING_BUSY 1      /* another thread is inside this end, or a claim is open */
-#define RING_FORKED 2    /* the end was opened by the parent of this process */
-#define RING_INVALID 3   /* the caller broke a rule: a size, a slot's header, a commit without claim */
-#define RING_CORRUPT 4   /* the memory holds what no producer of ours writes */
+#define RING_BUSY 1    /* another thread is inside this end, or a claim is open */
+#define RING_FORKED 2  /* the end was opened by the parent of this process */
+#define RING_INVALID 3 /* the caller broke a rule: a size, a slot's header, a commit without claim */
+#define RING_CORRUPT 4 /* the memory holds what no producer of ours writes */
 
 #define RING_PRODUCER 1
 #define RING_CONSUMER 2
@@ -92,9 +101,10 @@ uint64_t ring_peek_upto(struct ring_end *end, uint64_t maximum);
 int ring_release(struct ring_end *end, uint64_t size);
 
 #ifndef CFFI_CDEF
-/* For doorbell.c: is there something to do at this end? Only for the thread that owns the end.
+/* For C alone. ring_ready: is there something to do at this end? Only for the thread that owns the end.
  * A consumer is ready when there are bytes, a producer when it found the ring full and now what it asked
  * for fits. ring_served ends a producer's waiting: it is told once. */
+const uint8_t *ring_data(const struct ring_end *end); /* where the offsets of ring_peek count from */
 int ring_ready(struct ring_end *end);
 void ring_served(struct ring_end *end);
 
