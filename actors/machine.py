@@ -1,0 +1,264 @@
+"""The machine: state = reduce(apply, log, initial).
+
+It takes committed entries in index order, each once (I5), and answers with REPLY and EVENT slots.
+The same snapshot and entries give the same outputs and the same state everywhere (I7), whatever
+bytes the clients sent. Sessions make a request change the state at most once (I9). How a command
+ends is told in unit.py; an output's order is: the events of a unit, then its reply.
+
+Reading the log, waiting for time and sending the outputs anywhere are left to the process.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+from zlib import crc32
+
+from attrs import Factory, define
+
+from . import snapshot as snapshots
+from .app import App, Key, encode_key
+from .layout import (
+    COMMAND,
+    LAST_REQUEST,
+    PADDINGS,
+    REPLY,
+    EntryKind,
+    SlotType,
+    Status,
+    reply_slot,
+)
+from .limits import Limits
+from .state import State
+from .unit import Answer, Position, Units
+
+# Plain integers: comparing with a member of an IntEnum costs three times as much.
+COMMAND_TYPE = int(SlotType.COMMAND)
+REPLY_TYPE = int(SlotType.REPLY)
+COMMAND_BYTES = COMMAND.size
+REPLY_BYTES = REPLY.size
+NO_SESSION = bytes(16)
+
+REFUSALS = {
+    Status.OUT_OF_ORDER: b"an earlier request of this session has not been applied",
+    Status.SESSION_EXPIRED: b"there is no such session",
+    Status.BAD_REQUEST: b"the request does not decode",
+    Status.WINDOW_EXCEEDED: b"too many unanswered requests; confirm answers first",
+    Status.TOO_MANY_SESSIONS: b"too many sessions",
+    Status.ANSWER_FORGOTTEN: b"the client said that it has this answer",
+    Status.SKIPPED: b"an operator had this command skipped",
+}
+BAD_REQUEST: Answer = (Status.BAD_REQUEST, 0, REFUSALS[Status.BAD_REQUEST])
+SKIPPED: Answer = (Status.SKIPPED, 0, REFUSALS[Status.SKIPPED])
+
+
+@define
+class Outputs:
+    """What applied entries put out: a run of padded REPLY and EVENT slots, in order."""
+
+    egress: bytearray = Factory(bytearray)
+
+
+class Machine:
+    """The fold of one App; see the file's text."""
+
+    def __init__(
+        self,
+        app: App,
+        limits: Limits | None = None,
+        seed: int = 0,
+        *,
+        strict: bool = False,
+        position: Position | None = None,
+        state: State | None = None,
+    ) -> None:
+        """`position`: three words that name the unit that runs (index, ordinal, message id)."""
+        self.app = app
+        self.limits = limits or Limits()
+        self.seed = seed
+        self.state = state or snapshots.empty(self.limits)
+        self._skips: set[tuple[int, int]] = set()
+        self._slots: list[bytes] = []
+        words = [0, 0, 0] if position is None else position
+        self._units = Units(app, self.state, self.limits, seed, strict, words)
+        self._units.begin_entry(self.state.index, self.state.time_ns, self._slots)
+
+    def apply(
+        self, index: int, time_ns: int, kind: int, body: bytes | memoryview, *, outputs: Outputs
+    ) -> None:
+        """Apply one committed entry. `body` is its run of slots, as in the ring."""
+        state = self.state
+        assert index == state.index + 1, f"I5: entry {index} came after {state.index}"
+        assert time_ns >= state.time_ns, f"log time goes back at entry {index}"
+        if kind == EntryKind.TERM_START:
+            state.jumps_ns += time_ns - state.time_ns
+        state.index = index
+        state.time_ns = time_ns
+        slots = self._slots = []
+        self._units.begin_entry(index, time_ns, slots)
+        if kind == EntryKind.COMMANDS:
+            self._apply_commands(bytes(body))
+        elif kind == EntryKind.TIME:
+            state.sessions.expire(state.clock_ns)
+            self._fire_timers()
+        if slots:
+            run = b"".join(slots)
+            # The CRC-32 of a run is the chain over its slots: every unit's link in one call.
+            state.digest = crc32(run, state.digest)
+            outputs.egress += run
+
+    def query(self, slot: bytes | memoryview, index: int) -> bytes:
+        """The ANSWER to a QUERY slot, from the state as it is; `index` goes into the answer."""
+        slot = bytes(slot)
+        length, _, tag, session, request, _, key_length, version = COMMAND.unpack_from(slot)
+        body_at = COMMAND_BYTES + key_length
+        if version or not body_at <= length <= len(slot):
+            status, id, body = BAD_REQUEST
+        else:
+            key = slot[COMMAND_BYTES:body_at]
+            status, id, body = self._units.run_query(tag, key, slot[body_at:length])
+        answer = SlotType.ANSWER
+        return reply_slot(answer, id, session, request, (index, 0), Status(status), body)
+
+    def subscribe(self, slot: bytes | memoryview) -> bytes:
+        """The run that answers SUBSCRIBE: EVENTS_LOST if some are gone, SUBSCRIBED, the events."""
+        return self.state.events.answer(bytes(slot), self.state.index)
+
+    def skip(self, index: int, ordinal: int) -> None:
+        """Do not run this unit when it comes: an operator's decision, told before replay."""
+        self._skips.add((index, ordinal))
+
+    @property
+    def digest(self) -> int:
+        """CRC-32 chained over every output so far."""
+        return self.state.digest
+
+    @property
+    def next_deadline_ns(self) -> int | None:
+        """The log time at which a TIME entry is wanted; None if never."""
+        state = self.state
+        timer = state.timers.next_deadline_ns
+        check = state.sessions.next_check_ns
+        if check is None:
+            return timer
+        # Old sessions can wait: at most eight TIME entries per timeout for all of them.
+        step = max(1, state.sessions.timeout_ns // 8)
+        session = -(-check // step) * step + state.jumps_ns
+        return session if timer is None else min(timer, session)
+
+    def state_digest(self) -> bytes:
+        """BLAKE2b over the canonical snapshot."""
+        return snapshots.digest(self.app, self.state, self.seed)
+
+    def snapshot(self, *, verify: bool = True) -> Iterator[bytes]:
+        """The whole state in chunks; with `verify`, each actor is decoded and compared as well."""
+        chunk_bytes = self.limits.snapshot_chunk_bytes
+        return snapshots.write(
+            self.app, self.state, self.seed, chunk_bytes=chunk_bytes, verify=verify
+        )
+
+    @classmethod
+    def restore(
+        cls,
+        app: App,
+        limits: Limits | None,
+        seed: int,
+        chunks: Iterable[bytes],
+        *,
+        strict: bool = False,
+        position: Position | None = None,
+    ) -> "Machine":
+        """The machine that wrote these chunks."""
+        limits = limits or Limits()
+        state = snapshots.read(app, limits, seed, chunks)
+        return cls(app, limits, seed, strict=strict, position=position, state=state)
+
+    def instance(self, cls: type, key: Key) -> Any:
+        """The live actor, for tests and tools, which must not change it; KeyError if none."""
+        actor = self.app.actor_type(cls)
+        return self.state.actors[actor.id][encode_key(actor.key, key)]
+
+    def describe(self, cls: type, key: Key) -> dict[str, Any]:
+        """An actor as plain values, ready for JSON; KeyError if there is none."""
+        actor = self.app.actor_type(cls)
+        return snapshots.describe(actor, encode_key(actor.key, key), self.state)
+
+    def _apply_commands(self, body: bytes) -> None:
+        """Every slot of an entry, in order. This loop is the hot path."""
+        state = self.state
+        sessions, clock_ns, index = state.sessions.by_id, state.clock_ns, state.index
+        skips, slots = self._skips, self._slots
+        window, bytes_max = self.limits.session_window, self.limits.session_replies_bytes_max
+        unpack, pack, run = COMMAND.unpack_from, REPLY.pack, self._units.run_command
+        end = len(body)
+        start = 0
+        ordinal = -1
+        while start < end:
+            length, type_, tag, id, request, unanswered, key_length, version = unpack(body, start)
+            assert COMMAND_BYTES <= length <= end - start, f"a broken slot in entry {index}"
+            ordinal += 1
+            key_at = start + COMMAND_BYTES
+            slot_end = start + length
+            start += (length + 7) & ~7
+            if type_ != COMMAND_TYPE:
+                self._control(type_, id, ordinal)
+                continue
+            session = sessions.get(id)
+            if session is None:
+                self._refuse(id, request, ordinal, Status.SESSION_EXPIRED)
+                continue
+            refusal = session.refusal(request, unanswered, window, bytes_max)
+            if refusal is not None:
+                if isinstance(refusal, bytes):
+                    session.active_ns = clock_ns
+                    slots.append(refusal)
+                else:
+                    self._refuse(id, request, ordinal, refusal)
+                continue
+            body_at = key_at + key_length
+            if skips and (index, ordinal) in skips:
+                status, reply_id, text = SKIPPED
+            elif version or body_at > slot_end:
+                status, reply_id, text = BAD_REQUEST
+            else:
+                status, reply_id, text = run(
+                    ordinal, tag, body[key_at:body_at], body[body_at:slot_end]
+                )
+            size = REPLY_BYTES + len(text)
+            head = pack(size, REPLY_TYPE, reply_id, id, request, index, ordinal, status, 0)
+            reply = head + text + PADDINGS[size & 7]
+            slots.append(reply)
+            session.active_ns = clock_ns
+            session.keep(reply)
+
+    def _control(self, type_: int, id: bytes, ordinal: int) -> None:
+        """Open or close a session. Other types have no business in an entry and are passed over."""
+        state = self.state
+        body = b""
+        status = Status.OK
+        if type_ == SlotType.OPEN and id != NO_SESSION:
+            session = state.sessions.open(id, state.clock_ns)
+            if session is None:
+                return self._refuse(id, 0, ordinal, Status.TOO_MANY_SESSIONS)
+            body = LAST_REQUEST.pack(session.last)
+        elif type_ == SlotType.CLOSE:
+            state.sessions.close(id)
+        elif type_ == SlotType.OPEN:
+            return self._refuse(id, 0, ordinal, Status.BAD_REQUEST)
+        else:
+            return None
+        position = (state.index, ordinal)
+        self._slots.append(reply_slot(SlotType.REPLY, 0, id, 0, position, status, body))
+        return None
+
+    def _refuse(self, id: bytes, request: int, ordinal: int, status: Status) -> None:
+        """Answer a request that changes nothing, and keep no reply."""
+        position = (self.state.index, ordinal)
+        text = REFUSALS[status]
+        self._slots.append(reply_slot(SlotType.REPLY, 0, id, request, position, status, text))
+
+    def _fire_timers(self) -> None:
+        state = self.state
+        due = state.timers.due(state.time_ns, self.limits.timers_per_entry)
+        for ordinal, id in enumerate(due):
+            timer = state.timers.take(id)
+            if timer is not None and (state.index, ordinal) not in self._skips:
+                self._units.run_timer(ordinal, timer)

@@ -1,0 +1,364 @@
+"""One unit: a command, a timer or a query, from its bytes to its answer.
+
+How a unit ends:
+- the handler returns: its sends are delivered, then its events and timers take effect, then comes
+  the reply. An unencodable reply counts as an exception; one that is too large does not.
+- `Rejected` before any output: a normal answer; an actor that came into being for it is forgotten.
+- any other exception, or `Rejected` after an output or outside the direct handler: all outputs are
+  dropped and every actor that the unit touched is quarantined.
+- `Rejected` or an exception in a query is only its answer: a query runs on one replica.
+MemoryError, and an interrupt from outside, are raised: the state is then unusable.
+
+Order, sessions and digests are left to the machine.
+"""
+# This file runs handlers, so it sets the private fields of the context they see:
+# pyright: reportPrivateUsage=false
+
+from collections.abc import Callable, MutableSequence
+from typing import Any, NamedTuple
+
+from . import strict as strictly
+from .app import ActorType, App, Route, decode_key, encode_body
+from .context import CancelTimer, Context, Emit, Output, Send, SetTimer
+from .errors import Rejected, StrictViolation
+from .failure import Code, Unencodable, WrongReply, describe_error, encoded_text
+from .layout import EVENT, PADDINGS, SlotType, Status
+from .limits import Limits
+from .state import Quarantine, State
+from .timers import Timer
+
+EVENT_TYPE = int(SlotType.EVENT)
+OK = int(Status.OK)
+
+# status, id of the reply's message, body
+Answer = tuple[int, int, bytes]
+Position = MutableSequence[int] | memoryview
+
+
+class Lane(NamedTuple):
+    """A route with the instances of its actor type at hand."""
+
+    decode: Callable[[bytes], Any]
+    instances: dict[bytes, Any]
+    call: Callable[[Any, Any, Any], Any]
+    replies: dict[type, int]
+    actor: ActorType
+    route: Route
+
+
+class Units:
+    """Runs units against a state."""
+
+    def __init__(
+        self, app: App, state: State, limits: Limits, seed: int, strict: bool, position: Position
+    ) -> None:
+        self._app = app
+        self._state = state
+        self._limits = limits
+        self._strict = strict
+        self._position = position
+        self._context = Context(app, state, limits, seed)
+        self._outputs: list[Output] = self._context._outputs
+        # Where EVENT slots go; the machine sets it for each entry.
+        self._slots: list[bytes] = []
+        # The actors that the running unit has sent to, and the method that runs, for a failure.
+        self._touched: list[tuple[ActorType, bytes]] = []
+        self._method = ""
+        self._sends = self._lanes(app.commands)
+        self._commands = {
+            id: lane for id, lane in self._sends.items() if not lane.route.method.internal
+        }
+        self._queries = self._lanes(app.queries)
+        self._timers = self._lanes(app.timers)
+
+    def begin_entry(self, index: int, time_ns: int, slots: list[bytes]) -> None:
+        """The units that follow belong to this entry; their events go to `slots`."""
+        self._context._index = index
+        self._context.time_ns = time_ns
+        self._position[0] = index
+        self._slots = slots
+
+    def run_command(self, ordinal: int, id: int, key: bytes, body: bytes) -> Answer:
+        """Run a command from a client. This is the hot path."""
+        lane = self._commands.get(id)
+        if lane is None:
+            return Status.UNKNOWN_MESSAGE, 0, b"no actor takes message %d from a client" % id
+        decode, instances, call, replies, actor, _ = lane
+        try:
+            message = decode(body)
+        except MemoryError:
+            raise
+        except Exception as error:
+            return self._text(Status.BAD_REQUEST, describe_error(error))
+        instance = instances.get(key)
+        if instance is None or self._state.quarantined:
+            refusal = self._refusal(actor, key)
+            if refusal is not None:
+                return refusal
+        position = self._position
+        position[1] = ordinal
+        position[2] = id
+        context = self._context
+        context._ordinal = ordinal
+        context._actor = actor
+        context._key = key
+        before = strictly.encoded(actor, key, instance) if self._strict else b""
+        created = instance is None
+        try:
+            if created:
+                instance = self._create(actor, key)
+            result = call(instance, message, context)
+            reply_id = replies.get(type(result))
+            if reply_id is None:
+                raise WrongReply(f"returned {type(result).__name__}, which it does not promise")
+            # Before the sends, which may change what the reply refers to.
+            text = encode_body(result) if reply_id else b""
+            if self._outputs:
+                self._commit()
+        except (MemoryError, KeyboardInterrupt, StrictViolation):
+            raise
+        except BaseException as error:
+            return self._end(error, lane, key, created, before)
+        if self._strict:
+            strictly.check_unit(self._app, self._state, (actor, key), self._touched, result)
+            self._touched.clear()
+        if len(text) > self._limits.reply_bytes_max:
+            return Status.REPLY_TOO_LARGE, 0, b"the reply has %d bytes" % len(text)
+        return OK, reply_id, text
+
+    def run_timer(self, ordinal: int, timer: Timer) -> None:
+        """Run a timer's method. Nobody is answered; a failure shows as a quarantine."""
+        actor = self._app.actor_types[timer.actor_type]
+        key = timer.key
+        if (actor.id, key) in self._state.quarantined:
+            return
+        lane = self._timers[timer.message_id]
+        self._position[1] = ordinal
+        self._position[2] = timer.message_id
+        context = self._context
+        context._ordinal = ordinal
+        context._actor = actor
+        context._key = key
+        try:
+            instance = lane.instances[key]
+            result = lane.call(instance, self._decode(lane, timer.body), context)
+            if result is not None:
+                raise WrongReply(f"returned {type(result).__name__}; a timer returns None")
+            if self._outputs:
+                self._commit()
+        except (MemoryError, KeyboardInterrupt, StrictViolation):
+            raise
+        except BaseException as error:
+            code = Code.REJECTED_INSIDE if isinstance(error, Rejected) else None
+            self._fail(error, lane, key, code)
+            return
+        if self._strict:
+            strictly.check_unit(self._app, self._state, (actor, key), self._touched, None)
+            self._touched.clear()
+
+    def run_query(self, id: int, key: bytes, body: bytes) -> Answer:
+        """Run a query on the state as it is."""
+        lane = self._queries.get(id)
+        if lane is None:
+            return Status.UNKNOWN_MESSAGE, 0, b"no actor takes message %d as a query" % id
+        actor = lane.actor
+        try:
+            message = lane.decode(body)
+        except MemoryError:
+            raise
+        except Exception as error:
+            return self._text(Status.BAD_REQUEST, describe_error(error))
+        instance = lane.instances.get(key)
+        if instance is None:
+            return Status.NO_SUCH_ACTOR, 0, b"no command has reached this actor"
+        quarantine = self._state.quarantined.get((actor.id, key))
+        if quarantine is not None:
+            return self._text(Status.QUARANTINED, quarantine)
+        before = strictly.encoded(actor, key, instance) if self._strict else b""
+        answer = self._answer_query(lane, instance, message, key)
+        if self._strict and strictly.encoded(actor, key, instance) != before:
+            raise StrictViolation(f"{lane.route.method.name} is a query and changed its actor")
+        return answer
+
+    def _answer_query(self, lane: Lane, instance: Any, message: Any, key: bytes) -> Answer:
+        context = self._context
+        context._actor = lane.actor
+        context._key = key
+        context._mode = "query"
+        try:
+            result = lane.call(instance, message, context)
+            reply_id = lane.replies.get(type(result))
+            if reply_id is None:
+                raise WrongReply(f"returned {type(result).__name__}, which it does not promise")
+            text = encode_body(result) if reply_id else b""
+        except Rejected as rejected:
+            return self._text(Status.REJECTED, rejected.reason)
+        except (MemoryError, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            name = lane.route.method.name
+            return self._text(Status.FAILED, f"{Code.RAISED} {name}: {describe_error(error)}")
+        finally:
+            context._mode = "handler"
+        if len(text) > self._limits.reply_bytes_max:
+            return Status.REPLY_TOO_LARGE, 0, b"the answer has %d bytes" % len(text)
+        return OK, reply_id, text
+
+    # Actors
+
+    def _lanes(self, routes: dict[int, Route]) -> dict[int, Lane]:
+        lanes: dict[int, Lane] = {}
+        for id, route in routes.items():
+            instances = self._state.actors.setdefault(route.actor.id, {})
+            lanes[id] = Lane(route.decode, instances, route.call, route.replies, route.actor, route)
+        return lanes
+
+    def _refusal(self, actor: ActorType, key: bytes) -> Answer | None:
+        """Why a command may not reach this actor: quarantined, or it cannot come into being."""
+        quarantine = self._state.quarantined.get((actor.id, key))
+        if quarantine is not None:
+            return self._text(Status.QUARANTINED, quarantine)
+        if key in self._state.actors[actor.id]:
+            return None
+        if len(key) > self._limits.key_bytes_max:
+            return self._text(Status.BAD_REQUEST, "the key is too long")
+        try:
+            decode_key(actor.key, key)
+        except ValueError as error:
+            return self._text(Status.BAD_REQUEST, describe_error(error))
+        if self._state.actors_count >= self._limits.actors_max:
+            return self._text(Status.TOO_MANY_ACTORS, "there are too many actors")
+        return None
+
+    def _create(self, actor: ActorType, key: bytes) -> Any:
+        instance = actor.cls()
+        self._state.actors[actor.id][key] = instance
+        self._state.actors_count += 1
+        return instance
+
+    # Outputs
+
+    def _commit(self) -> None:
+        """Deliver the sends, and what they send, in order; then let events and timers happen."""
+        outputs = self._outputs
+        for output in outputs:  # It grows while it is walked.
+            if type(output) is Send:
+                self._deliver(output)
+        number = 0
+        for output in outputs:
+            if type(output) is Emit:
+                number += 1
+                self._emit(output, number)
+            elif type(output) is SetTimer:
+                self._state.timers.set(
+                    Timer(
+                        output.id,
+                        output.deadline_ns,
+                        output.actor_type,
+                        output.key,
+                        output.message_id,
+                        output.body,
+                    )
+                )
+            elif type(output) is CancelTimer:
+                self._state.timers.cancel(output.id, output.actor_type, output.key)
+        outputs.clear()
+        if not self._strict:
+            self._touched.clear()
+        self._context._depth = 0
+        self._method = ""
+
+    def _deliver(self, send: Send) -> None:
+        lane = self._sends[send.route.message_id]
+        actor = lane.actor
+        self._method = lane.route.method.name
+        self._touched.append((actor, send.key))
+        instance = lane.instances.get(send.key)
+        if instance is None:
+            instance = self._create(actor, send.key)
+        context = self._context
+        context._actor = actor
+        context._key = send.key
+        context._depth = send.depth
+        result = lane.call(instance, self._decode(lane, send.body), context)
+        if type(result) not in lane.replies:
+            raise WrongReply(f"returned {type(result).__name__}, which it does not promise")
+
+    def _emit(self, event: Emit, number: int) -> None:
+        context = self._context
+        if self._strict:
+            strictly.check_decodes(self._app, event.message_id, event.body)
+        length = EVENT.size + len(event.key) + len(event.body)
+        head = EVENT.pack(
+            length,
+            EVENT_TYPE,
+            event.message_id,
+            context._index,
+            context._ordinal,
+            number,
+            event.actor_type,
+            len(event.key),
+            0,
+            context.time_ns,
+        )
+        slot = head + event.key + event.body + PADDINGS[length & 7]
+        self._slots.append(slot)
+        self._state.events.keep(slot)
+
+    def _decode(self, lane: Lane, body: bytes) -> Any:
+        try:
+            return lane.decode(body)
+        except MemoryError:
+            raise
+        except Exception as error:
+            name = lane.route.message.__qualname__
+            raise Unencodable(f"{name} was sent with a wrong value: {error}") from error
+
+    # Failures
+
+    def _end(
+        self, error: BaseException, lane: Lane, key: bytes, created: bool, before: bytes
+    ) -> Answer:
+        """The answer to a command whose unit raised."""
+        if not isinstance(error, Rejected):
+            return self._fail(error, lane, key, None)
+        if self._method:
+            return self._fail(error, lane, key, Code.REJECTED_INSIDE)
+        if self._outputs:
+            return self._fail(error, lane, key, Code.REJECTED_LATE)
+        actor = lane.actor
+        if self._strict:
+            instance = lane.instances[key]
+            old = before if not created else strictly.encoded(actor, key, actor.cls())
+            if strictly.encoded(actor, key, instance) != old:
+                raise StrictViolation(f"{lane.route.method.name} changed its actor, then rejected")
+        if created:
+            del lane.instances[key]
+            self._state.actors_count -= 1
+        return self._text(Status.REJECTED, error.reason)
+
+    def _fail(self, error: BaseException, lane: Lane, key: bytes, code: Code | None) -> Answer:
+        """Drop the outputs and quarantine every actor that the unit touched."""
+        if code is None:
+            code = CODES.get(type(error), Code.RAISED)
+        context = self._context
+        name = self._method or lane.route.method.name
+        quarantine = Quarantine(
+            context._index, context._ordinal, str(code), name, describe_error(error)
+        )
+        for actor, touched in [(lane.actor, key), *self._touched]:
+            self._state.quarantined.setdefault((actor.id, touched), quarantine)
+        self._outputs.clear()
+        self._touched.clear()
+        self._method = ""
+        context._depth = 0
+        return self._text(Status.FAILED, quarantine)
+
+    def _text(self, status: Status, text: object) -> Answer:
+        return status, 0, encoded_text(text, self._limits.reason_bytes_max)
+
+
+CODES: dict[type[BaseException], Code] = {
+    WrongReply: Code.WRONG_REPLY,
+    Unencodable: Code.UNENCODABLE,
+}
