@@ -1,13 +1,41 @@
 # leftfold: every command a developer needs. Each sets up what it needs and can be run first.
 
 PYTHON ?= python3
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
 
 .PHONY: build
-build: .venv/.built
+build: $(VENV)/.built
 
-.venv/.built: pyproject.toml shm/glue.py $(wildcard shm/*.[ch] runtime/*.[ch])
+$(VENV)/.built: pyproject.toml shm/glue.py $(wildcard shm/*.[ch] runtime/*.[ch])
 	@command -v cc >/dev/null || { echo "leftfold needs a C compiler: apt install gcc (or clang)." >&2; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@flock .venv/.lock $(BIN)/pip install --quiet --disable-pip-version-check --editable . --group dev
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@flock $(VENV)/.lock $(BIN)/pip install --quiet --disable-pip-version-check --editable . --group dev
 	@touch $@
+
+.PHONY: test
+test: build
+	$(BIN)/pytest -n 2 --dist loadgroup -q
+
+.PHONY: check
+check: build
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+	@for source in $(wildcard shm/*.c runtime/*.c); do \
+		echo "cc $$source"; \
+		$(CC) -std=gnu11 -O3 -Wall -Wextra -Werror -fvisibility=hidden -fsyntax-only $$source || exit 1; \
+	done
+
+.PHONY: demo
+demo: build
+	$(BIN)/leftfold demo
+
+.PHONY: campaign
+campaign: build
+	$(BIN)/pytest -m campaign -q
+
+.PHONY: bench
+bench: build
+	$(BIN)/python -m leftfold.tools.bench

@@ -1,0 +1,123 @@
+"""The command line: every way a command can end is one sentence and a code, and never a traceback."""
+
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from leftfold.runtime.errors import OperatorError
+from leftfold.tools import cli, doctor
+from leftfold.tools.cli import COMMANDS, call
+
+
+def leftfold(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+    """Run the command as a shell would."""
+    return subprocess.run(
+        [sys.executable, "-m", "leftfold.tools.cli", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        **options,  # type: ignore[call-overload]
+    )
+
+
+@pytest.mark.parametrize("name", [name for name, _ in COMMANDS])
+def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code = call([name, "--help"])
+
+    shown = capsys.readouterr().out
+    assert code == 0
+    assert f"leftfold {name}" in shown
+    assert "Arguments" in shown or "Parameters" in shown
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    code = call(["--help"])
+
+    shown = capsys.readouterr().out
+    assert code == 0
+    for name, _ in COMMANDS:
+        assert f" {name} " in shown
+    assert "--install-completion" in shown
+
+
+def test_a_misspelt_command_is_answered_with_the_right_one() -> None:
+    ended = leftfold("replya")
+
+    assert ended.returncode == cli.EXIT_USAGE
+    assert ended.stdout == ""
+    assert "replay" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_a_misspelt_option_is_answered_with_the_right_one() -> None:
+    ended = leftfold("doctor", "--jsom")
+
+    assert ended.returncode == cli.EXIT_USAGE
+    assert "--json" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_an_operators_mistake_is_one_sentence_and_code_one(tmp_path: Path) -> None:
+    ended = leftfold("doctor", str(tmp_path / "nowhere"))
+
+    assert ended.returncode == cli.EXIT_OPERATOR
+    assert ended.stdout == ""
+    assert ended.stderr.count("\n") == 1
+    assert ended.stderr.endswith("name an existing one to measure.\n")
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"),
+    [
+        (OperatorError("Mend it."), cli.EXIT_OPERATOR),
+        (KeyboardInterrupt(), cli.EXIT_INTERRUPTED),
+    ],
+)
+def test_each_way_to_end_has_its_code(
+    raised: BaseException, code: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def examine(directory: Path) -> None:
+        del directory
+        raise raised
+
+    monkeypatch.setattr(doctor, "_examine", examine)
+
+    assert call(["doctor", str(tmp_path)]) == code
+
+
+def test_a_reader_that_goes_away_ends_the_output_without_a_traceback(tmp_path: Path) -> None:
+    """`leftfold doctor | true`, with the pipe closed before the first byte is written."""
+    reading, writing = os.pipe()
+    os.close(reading)
+
+    ended = subprocess.run(
+        [sys.executable, "-m", "leftfold.tools.cli", "doctor", "--json", str(tmp_path)],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    os.close(writing)
+    assert ended.stderr == ""
+    assert ended.returncode == 0
+
+
+def test_completion_installs_for_the_shell_that_asks(tmp_path: Path) -> None:
+    ended = leftfold(
+        "--install-completion",
+        env={**os.environ, "HOME": str(tmp_path), "SHELL": "/bin/bash"},
+    )
+
+    assert ended.returncode == 0, ended.stderr
+    installed = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert any("leftfold" in path.read_text() for path in installed)
+
+
+def test_the_version_is_the_packages() -> None:
+    assert leftfold("--version").stdout.strip() == version("leftfold")

@@ -1,0 +1,89 @@
+"""The `leftfold` command: which commands there are, and how every one of them ends.
+
+An operator's mistake is one sentence on stderr and exit code 1; Ctrl-C is exit code 130 and a reader that goes
+away (`| head`) is the end of the output, both without a traceback. The commands are in the files of their names,
+imported when they are called.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from cyclopts import App, CycloptsError, Parameter
+
+from ..runtime.errors import OperatorError
+
+EXIT_OPERATOR = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+COMMANDS = (
+    ("run", "Run a replica of an app, in the foreground, until Ctrl-C."),
+    ("dev", "Run a replica that starts again when its app is saved, and shows what changed."),
+    ("demo", "Send order flow to an exchange, kill it, start it again and compare."),
+    ("status", "Show what a replica does, or did last."),
+    ("log", "Print a replica's log as JSON lines."),
+    ("replay", "Fold a replica's log to a point; open the debugger in the handler there."),
+    ("doctor", "Check whether this machine can run a replica well."),
+)
+
+cli = App(
+    name="leftfold",
+    help="Replicated domain actors: plain Python folded over a durable log.",
+    version=lambda: version("leftfold"),
+    help_format="plaintext",
+    default_parameter=Parameter(negative=()),
+    result_action="return_value",
+    suppress_keyboard_interrupt=False,
+)
+for _name, _help in COMMANDS:
+    cli.command(f"leftfold.tools.{_name}:{_name}", name=_name, help=_help)
+cli.register_install_completion_command()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    sys.exit(call(sys.argv[1:] if arguments is None else arguments))
+
+
+def call(arguments: Sequence[str]) -> int:
+    """Run one command; its exit code."""
+    try:
+        code = _code_of(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _close_stdout()
+        return 0
+    return code
+
+
+def _code_of(arguments: Sequence[str]) -> int:
+    try:
+        outcome = cli(arguments, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        return _complain(f"{_sentence(error)} See `leftfold --help`.", EXIT_USAGE)
+    except OperatorError as error:
+        return _complain(str(error), EXIT_OPERATOR)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    return outcome if isinstance(outcome, int) else 0
+
+
+def _complain(sentence: str, code: int) -> int:
+    print(f"leftfold: {sentence}", file=sys.stderr)
+    return code
+
+
+def _sentence(error: CycloptsError) -> str:
+    """Cyclopts' message as plain text, one line."""
+    return " ".join(str(error).split())
+
+
+def _close_stdout() -> None:
+    """Nobody reads any more: keep the interpreter from flushing into the closed pipe at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    main()
