@@ -1,16 +1,18 @@
 """The duty cycle that consensus, journal and logic share: work until there is none, then wait on the doorbell.
 
-A process shell gives `work() -> int` (0: nothing to do) and says until when it may sleep. Learning one shell is learning
-them all. The gateway waits in epoll instead, and has its own loop.
+A process shell gives `work() -> int` (0: nothing to do), the ring ends to watch, and how long it may sleep. Learning
+one shell is learning them all. The gateway waits in epoll instead, and has its own loop.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol
 
-from ..shm import Consumer, Doorbell
+from ..shm import Consumer, Doorbell, Producer
 
 PARK_NS_MAX = 100_000_000
 """The longest sleep, so that signals are seen; a wake-up never depends on it."""
+
+Ends = tuple[Consumer | Producer, ...]
 
 
 class Shell(Protocol):
@@ -20,20 +22,17 @@ class Shell(Protocol):
         """Do what there is to do now, in bounded pieces; 0 when there was nothing."""
         ...
 
+    def ends(self) -> Ends:
+        """What can wake it now. An input that cannot be taken for lack of room is left out."""
+        ...
+
     def sleep_ns(self) -> int:
         """How long the process may sleep before it must look again by itself."""
         ...
 
 
-def run(
-    shell: Shell,
-    doorbell: Doorbell,
-    consumers: Sequence[Consumer],
-    spin_ns: int,
-    stopped: Callable[[], bool],
-) -> None:
+def run(shell: Shell, doorbell: Doorbell, spin_ns: int, stopped: Callable[[], bool]) -> None:
     """Turn until `stopped()`."""
     while not stopped():
-        if shell.work():
-            continue
-        doorbell.wait(consumers, spin_ns, min(PARK_NS_MAX, shell.sleep_ns()))
+        if not shell.work():
+            doorbell.wait(shell.ends(), spin_ns, min(PARK_NS_MAX, shell.sleep_ns()))

@@ -1,7 +1,7 @@
 """The logic process: the actors' machine between the `apply` ring and the `egress` and `applied` rings.
 
 It sees committed entries only, in index order, each once (I5). It reads no clock and does no I/O but through its rings
-(I3). It may wait on egress and applied, and on nothing else (I12). Entries marked REPLAY change the state and the
+(I3; its own figures are timed here, and no reading reaches an actor). It may wait on egress and applied, and on nothing else (I12). Entries marked REPLAY change the state and the
 digest and write no egress: they were answered in an earlier life, and who was not asks again.
 """
 
@@ -10,8 +10,9 @@ import gc
 from attrs import define, field
 from leftfold.actors.machine import Machine, Outputs
 
-from ..shm import Consumer, Counters, Doorbell, Producer
+from ..shm import Consumer, Counters, Doorbell, Producer, monotonic_ns
 from . import slots
+from .agent import Ends
 from .position import RUNNING, Position
 
 APPLY_RUN_BYTES = 512 * 1024
@@ -19,7 +20,7 @@ COLLECT_EVERY_BYTES = 16 * 1024 * 1024
 PARK_NS = 100_000_000
 
 
-@define
+@define(eq=False)
 class Logic:
     """Process 4. Committed entries in, replies and events out."""
 
@@ -33,12 +34,18 @@ class Logic:
     outputs: Outputs = field(factory=Outputs, init=False)
     uncollected_bytes: int = field(default=0, init=False)
     replaying: bool = field(default=True, init=False)
+    watched: Ends = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.watched = (self.apply,)
 
     def work(self) -> int:
         """Apply one run of the ring, entry by entry."""
         run = self.apply.peek(APPLY_RUN_BYTES)
         if not run:
             return 0
+        self.counters.counters["apply_used_bytes"].set(self.apply.used())
+        started_ns = monotonic_ns()
         last_index = 0
         for kind, tag, slot in slots.slots_of(run):
             if kind == slots.ENTRY:
@@ -54,15 +61,20 @@ class Logic:
             else:
                 raise AssertionError(f"apply carried a slot of type {kind}")
         done = len(run)
-        run.release()
         self.apply.release(done)
         if last_index:
+            self.counters.histograms["apply_ns"].record(monotonic_ns() - started_ns)
+            self.counters.counters["applied_index"].set(last_index)
             machine = self.machine
             self._write(
                 self.applied,
                 slots.pack_applied(last_index, machine.digest, machine.next_deadline_ns),
             )
         return 1
+
+    def ends(self) -> Ends:
+        """The one ring that it reads."""
+        return self.watched
 
     def sleep_ns(self) -> int:
         """Nothing here is due by itself: time comes in entries."""
@@ -88,12 +100,13 @@ class Logic:
             self._write(self.egress, egress)
         egress.clear()
         self._collect(len(slot))
+        self.counters.counters["entries"].add()
         return entry.index
 
     def _answer(self, slot: memoryview) -> None:
         words = self.position.words
         words[RUNNING] = 1
-        answer = self.machine.query(slot)
+        answer = self.machine.query(slot, self.machine.state.index)
         words[RUNNING] = 0
         self._write(self.egress, answer)
 
@@ -113,7 +126,8 @@ class Logic:
         """Write a run in pieces that fit, waiting for room: the one place where logic waits."""
         for piece in pieces(memoryview(run), producer.capacity // 4):
             while not producer.write(piece):
-                self.doorbell.wait_for_space(producer, len(piece), PARK_NS)
+                self.counters.counters["waits_for_space"].add()
+                self.doorbell.wait((producer,), 0, PARK_NS)
 
 
 def pieces(run: memoryview, bytes_max: int) -> list[memoryview]:

@@ -21,15 +21,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 from attrs import define, field
 
-from . import crashes
+from ..actors.limits import Limits
+from ..shm import Counters
+
+from . import crashes, metrics
 from .config import ReplicaConfig
 from .errors import OperatorError
-from .identity import Identity, lock_directory, open_identity
+from .identity import Identity, lock_directory, new_identity, open_identity
 from .memory import Memory, remove_leftovers
 from .position import Position
-from .topology import GATEWAY, LOGIC, PROCESSES
+from .topology import GATEWAY, JOURNAL, LOGIC, PROCESSES
 
 Observer = Callable[[str, dict[str, Any]], None]
 """Told of every step: (event, facts). Events: starting, replaying, ready, died, overrun, draining, stopped."""
@@ -80,7 +84,13 @@ class Supervisor:
     def run(self) -> int:
         """Run until stopped by a signal or by a failure. Raises OperatorError for what a person must mend."""
         directory = self.config.directory
-        identity = open_identity(directory, self.config.app)
+        fresh = new_identity(self.config.app, limits=attrs.asdict(Limits()))
+        identity = open_identity(directory, self.config.app, fresh)
+        if identity.app != self.config.app:
+            raise OperatorError(
+                f"{directory} holds a replica of {identity.app}, not of {self.config.app}: "
+                "name its own app, or another directory with --dir."
+            )
         self.lock = lock_directory(directory)
         try:
             if self.config.retry_parked or self.config.skip:
@@ -88,6 +98,7 @@ class Supervisor:
             crashes.refuse_if_parked(directory)
             self.position = Position.create(directory / "position")
             remove_leftovers(directory)
+            Counters.create(directory / "counters", metrics.schema())
             self.generation = self._last_generation()
             with self._signals():
                 return self._run_generations(identity)
@@ -104,7 +115,7 @@ class Supervisor:
                 died = self._watch()
             finally:
                 self._end_all()
-            if died is None:
+            if died is None or (self.stopping and self.failure is None):
                 self._publish("stopped")
                 self.observer("stopped", {})
                 return EXIT_STOPPED
@@ -178,11 +189,8 @@ class Supervisor:
                 else:
                     self._read_reports(child)
                     child.process.wait()
-                    if draining and child.name == GATEWAY and child.process.returncode == 0:
-                        return None
-                    if child.process.returncode == 0 and child.name == GATEWAY:
-                        return None
-                    if draining and self.failure is None and self.hurry:
+                    if child.name == GATEWAY and child.process.returncode == 0:
+                        self._close_journal()
                         return None
                     self.observer(
                         "died", {"process": child.name, "status": child.process.returncode}
@@ -208,6 +216,13 @@ class Supervisor:
             ):
                 named = where
                 self._name_overrun()
+
+    def _close_journal(self) -> None:
+        """Drained: let the journal mark its end; then there is nothing left to lose."""
+        journal = self.children[JOURNAL].process
+        journal.send_signal(signal.SIGUSR2)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            journal.wait(self.config.drain_s)
 
     def _read_reports(self, child: Child) -> None:
         while True:

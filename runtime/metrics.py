@@ -1,0 +1,35 @@
+"""What each process counts and times, in the mapped file `counters` of the replica's directory."""
+
+from ..shm import Schema
+from . import gateway
+from .topology import CONSENSUS, GATEWAY, JOURNAL, LOGIC, PROCESSES, rings_of
+
+_SCHEMAS = {
+    GATEWAY: gateway.SCHEMA,
+    CONSENSUS: Schema(
+        counters=("commands", "entries", "commit_index", "applied_index", "term"),
+        histograms=("sequenced_to_durable_ns", "sequenced_to_applied_ns", "entry_bytes"),
+    ),
+    JOURNAL: Schema(
+        counters=("batches", "bytes", "syncs", "durable_index", "segments"),
+        histograms=("write_ns", "fsync_ns", "batch_bytes"),
+    ),
+    LOGIC: Schema(
+        counters=("entries", "applied_index", "waits_for_space"),
+        histograms=("apply_ns",),
+    ),
+}
+
+
+def schema() -> dict[str, Schema]:
+    """The figures of the four processes; each also shows how full the rings are that it reads."""
+    return {
+        process: Schema(
+            counters=(
+                *_SCHEMAS[process].counters,
+                *(f"{ring.name}_used_bytes" for ring in rings_of(process)[0]),
+            ),
+            histograms=_SCHEMAS[process].histograms,
+        )
+        for process in PROCESSES
+    }

@@ -1,0 +1,209 @@
+"""The entry of the four processes: `python -m leftfold.runtime.process ROLE`, started by the supervisor only.
+
+Each attaches to the rings of its role and to no others, says so, and runs its shell until it is told to stop. What a
+person must mend goes to the supervisor as one sentence; a bug ends the process with its traceback. The gateway alone
+heeds SIGTERM, by draining; SIGINT belongs to the supervisor. If the supervisor dies, the kernel ends all four.
+"""
+
+import faulthandler
+import gc
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from attrs import define
+from setproctitle import setproctitle
+
+from ..actors.limits import Limits
+from ..shm import Counters, ShmError, die_with_parent
+from . import agent, memory
+from .clock import Clock
+from .config import NS_PER_S, ReplicaConfig
+from .errors import EXIT_JOURNAL_FAILED, JournalFailed, OperatorError
+from .identity import Identity, load_identity
+from .topology import CONSENSUS, GATEWAY, JOURNAL, LOGIC, PROCESSES
+
+EXIT_OPERATOR = 65
+
+
+@define
+class Handed:
+    """What the supervisor gives a process at its start."""
+
+    config: ReplicaConfig
+    identity: Identity
+    generation: int
+    reports: int
+    eventfd: int
+    port: int
+
+    def report(self, facts: dict[str, Any]) -> None:
+        """Tell the supervisor something: one line of JSON."""
+        os.write(self.reports, json.dumps(facts).encode() + b"\n")
+
+
+def main() -> int:
+    """Run one process of a replica."""
+    role = sys.argv[1]
+    assert role in PROCESSES
+    given = json.loads(os.environ.pop("LEFTFOLD_PROCESS"))
+    die_with_parent(given["supervisor"])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    config = ReplicaConfig.from_json(json.dumps(given["config"]))
+    setproctitle(f"leftfold: {role} {config.directory}")
+    handed = Handed(
+        config,
+        load_identity(config.directory),
+        given["generation"],
+        given["reports"],
+        given["eventfd"],
+        given["port"],
+    )
+    try:
+        return RUN[role](handed)
+    except OperatorError as error:
+        handed.report({"fatal": str(error)})
+        return EXIT_OPERATOR
+    except JournalFailed as error:
+        handed.report({"fatal": error.sentence})
+        return EXIT_JOURNAL_FAILED
+    except ShmError as error:
+        handed.report({"fatal": f"Shared memory: {error}."})
+        return EXIT_OPERATOR
+
+
+def _attach(handed: Handed, role: str) -> tuple[memory.Attachment, Counters]:
+    attachment = memory.attach(handed.config, handed.generation, role, handed.eventfd)
+    counters = Counters.attach(handed.config.directory / "counters", role)
+    handed.report({"attached": True})
+    return attachment, counters
+
+
+def _never() -> bool:
+    return False
+
+
+def _stop_when_told() -> Callable[[], bool]:
+    """The supervisor says SIGUSR2 after a drain: nothing is on its way any more."""
+    told: list[int] = []
+    signal.signal(signal.SIGUSR2, lambda number, frame: told.append(number))  # noqa: ARG005
+    return lambda: bool(told)
+
+
+def _run_gateway(handed: Handed) -> int:
+    from . import gateway
+
+    limits = Limits(**handed.identity.limits)
+    listener = gateway.listen(handed.config.host, handed.port)
+    attachment, counters = _attach(handed, GATEWAY)
+    process = gateway.Gateway(
+        listener,
+        gateway.Identity(
+            handed.identity.cluster_id,
+            handed.identity.replica_id,
+            limits.session_window,
+        ),
+        attachment.producers["ingress"],
+        attachment.consumers["egress"],
+        attachment.consumers["send"],
+        attachment.bell,
+        counters,
+        gateway.GatewayLimits.of(handed.config.limits),
+        handed.config.spin_ns,
+    )
+    signal.signal(signal.SIGTERM, lambda number, frame: process.drain())  # noqa: ARG005
+    host, port = process.address
+    handed.report({"listening": [host, port]})
+    status = process.run()
+    process.close()
+    attachment.close()
+    return status
+
+
+def _run_consensus(handed: Handed) -> int:
+    from .consensus import Consensus
+
+    attachment, counters = _attach(handed, CONSENSUS)
+    shell = Consensus(
+        handed.config,
+        Clock(int(handed.config.wall_offset_s * NS_PER_S)),
+        handed.identity.replica_id,
+        attachment.consumers,
+        attachment.producers,
+        counters,
+        handed.report,
+    )
+    agent.run(shell, attachment.bell, handed.config.spin_ns, _never)
+    return 0
+
+
+def _run_journal(handed: Handed) -> int:
+    from .journal import Journal, JournalProcess
+
+    attachment, counters = _attach(handed, JOURNAL)
+    journal = Journal.open(
+        handed.config.directory / "journal",
+        handed.identity,
+        segment_bytes=handed.config.limits.segment_bytes,
+    )
+    if journal.torn is not None:
+        handed.report({"warning": f"The end of the journal was torn: {journal.torn}."})
+    shell = JournalProcess(
+        journal,
+        attachment.consumers["persist"],
+        attachment.producers["persisted"],
+        attachment.producers["read"],
+        counters,
+    )
+    agent.run(shell, attachment.bell, handed.config.spin_ns, _stop_when_told())
+    shell.close()
+    attachment.close()
+    return 0
+
+
+def _run_logic(handed: Handed) -> int:
+    from ..actors.machine import Machine
+    from .discovery import load_app
+    from .logic import Logic
+    from .position import Position
+
+    directory = handed.config.directory
+    app = load_app(handed.config.app, Path(handed.config.app_directory))
+    stacks = (directory / "overrun.txt").open("a")
+    faulthandler.register(signal.SIGUSR1, stacks)
+    position = Position.open(directory / "position")
+    machine = Machine(
+        app,
+        Limits(**handed.identity.limits),
+        handed.identity.hash_seed,
+        position=position.words,
+    )
+    gc.disable()  # Collected between entries, never inside a handler.
+    attachment, counters = _attach(handed, LOGIC)
+    shell = Logic(
+        machine,
+        position,
+        attachment.consumers["apply"],
+        attachment.producers["egress"],
+        attachment.producers["applied"],
+        attachment.bell,
+        counters,
+    )
+    agent.run(shell, attachment.bell, handed.config.spin_ns, _never)
+    return 0
+
+
+RUN = {
+    GATEWAY: _run_gateway,
+    CONSENSUS: _run_consensus,
+    JOURNAL: _run_journal,
+    LOGIC: _run_logic,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())
