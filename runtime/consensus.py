@@ -139,7 +139,9 @@ class Consensus:
             _, sequence = self.writes.popleft()
         if sequence:
             self.raft.persisted(sequence)
-        _record(self.undurable, index, self.clock, self.counters.histograms["sequenced_to_durable_ns"])
+        _record(
+            self.undurable, index, self.clock, self.counters.histograms["sequenced_to_durable_ns"]
+        )
         return 1
 
     def _take_applied(self) -> int:
@@ -335,7 +337,7 @@ class Consensus:
 
     def _feed(self) -> int:
         """Committed entries in index order, each once (I5); then the queries that waited for them."""
-        if self.serve_from is None or not self.skips_told and self.feedable < self.serve_from:
+        if self.serve_from is None or (not self.skips_told and self.feedable < self.serve_from):
             return 0
         done = 0
         if not self.skips_told:
@@ -415,9 +417,7 @@ def _entry_slot(entry: Entry, tag: int) -> bytes:
     return head + body + bytes(-len(body) % 8)
 
 
-def _record(
-    waiting: deque[tuple[int, int]], through: int, clock: Clock, histogram: Any
-) -> None:
+def _record(waiting: deque[tuple[int, int]], through: int, clock: Clock, histogram: Any) -> None:
     now_ns = clock.monotonic_ns()
     while waiting and waiting[0][0] <= through:
         histogram.record(now_ns - waiting.popleft()[1])

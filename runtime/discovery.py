@@ -11,7 +11,6 @@ import traceback
 from pathlib import Path
 
 from ..actors import App
-
 from .errors import OperatorError
 
 EXAMPLE = "for example leftfold.actors.ledger:app"
@@ -58,7 +57,7 @@ def _import(name: str, directory: Path) -> object:
             f"There is no module {error.name} in {where} nor among the installed packages: "
             "go to the directory that holds it, or correct its name."
         ) from None
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever the app's own code raises
         raise OperatorError(f"Module {name} cannot be imported: {_where(error)}.") from None
 
 

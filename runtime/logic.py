@@ -8,8 +8,8 @@ digest and write no egress: they were answered in an earlier life, and who was n
 import gc
 
 from attrs import define, field
-from leftfold.actors.machine import Machine, Outputs
 
+from ..actors.machine import Machine, Outputs
 from ..shm import Consumer, Counters, Doorbell, Producer, monotonic_ns
 from . import slots
 from .agent import Ends

@@ -91,7 +91,7 @@ def _never() -> bool:
 def _stop_when_told() -> Callable[[], bool]:
     """The supervisor says SIGUSR2 after a drain: nothing is on its way any more."""
     told: list[int] = []
-    signal.signal(signal.SIGUSR2, lambda number, frame: told.append(number))  # noqa: ARG005
+    signal.signal(signal.SIGUSR2, lambda number, frame: told.append(number))
     return lambda: bool(told)
 
 
@@ -116,7 +116,7 @@ def _run_gateway(handed: Handed) -> int:
         gateway.GatewayLimits.of(handed.config.limits),
         handed.config.spin_ns,
     )
-    signal.signal(signal.SIGTERM, lambda number, frame: process.drain())  # noqa: ARG005
+    signal.signal(signal.SIGTERM, lambda number, frame: process.drain())
     host, port = process.address
     handed.report({"listening": [host, port]})
     status = process.run()

@@ -3,11 +3,16 @@
 One C call for all that the ring holds; no command is looked at from Python.
 """
 
+from typing import TYPE_CHECKING
+
 from attrs import define, field, frozen
 
 from ..shm import Consumer
 from ._wire import ffi, lib
 from .config import TransportLimits
+
+if TYPE_CHECKING:
+    from ._wire import CData
 
 COMMAND_BYTES_MIN = 40
 
@@ -31,9 +36,9 @@ class Separator:
     """Holds the buffers, so that a turn allocates only what it found."""
 
     limits: TransportLimits
-    _call: object = field(init=False)
-    _body: object = field(init=False)
-    _queries: object = field(init=False)
+    _call: "CData" = field(init=False)
+    _body: "CData" = field(init=False)
+    _queries: "CData" = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         call = ffi.new("struct wire_separation *")

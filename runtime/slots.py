@@ -46,7 +46,9 @@ def slots_of(run: memoryview) -> Iterator[tuple[int, int, memoryview]]:
     offset, end = 0, len(run)
     while offset < end:
         length, kind, tag = HEADER.unpack_from(run, offset)
-        assert HEADER_BYTES <= length <= end - offset, f"a slot of {length} bytes at {offset} of {end}"
+        assert HEADER_BYTES <= length <= end - offset, (
+            f"a slot of {length} bytes at {offset} of {end}"
+        )
         yield kind, tag, run[offset : offset + length]
         offset += padded(length)
 
@@ -79,7 +81,12 @@ def unpack_entry(slot: memoryview) -> EntryHeader:
 def pack_applied(index: int, digest: int, deadline_ns: int | None) -> bytes:
     """Logic tells consensus how far it is, and when it next wants the time."""
     return _APPLIED.pack(
-        _APPLIED.size, APPLIED, 0, index, digest, NO_DEADLINE if deadline_ns is None else deadline_ns
+        _APPLIED.size,
+        APPLIED,
+        0,
+        index,
+        digest,
+        NO_DEADLINE if deadline_ns is None else deadline_ns,
     )
 
 

@@ -26,7 +26,6 @@ from attrs import define, field
 
 from ..actors.limits import Limits
 from ..shm import Counters
-
 from . import crashes, metrics
 from .config import ReplicaConfig
 from .errors import OperatorError
@@ -66,7 +65,7 @@ class Supervisor:
     """Runs one replica in the foreground. `run()` returns the exit code."""
 
     config: ReplicaConfig
-    observer: Observer = field(default=lambda event, facts: None)  # noqa: ARG005
+    observer: Observer = field(default=lambda event, facts: None)
     generation: int = field(default=0, init=False)
     children: dict[str, Child] = field(factory=dict[str, Child], init=False)
     selector: selectors.BaseSelector = field(factory=selectors.DefaultSelector, init=False)
@@ -242,9 +241,9 @@ class Supervisor:
         match report:
             case {"attached": True}:
                 child.attached = True
-                if self.memory is not None and all(c.attached for c in self.children.values()):
-                    if len(self.children) == len(PROCESSES):
-                        self.memory.unlink()
+                attached = [child for child in self.children.values() if child.attached]
+                if self.memory is not None and len(attached) == len(PROCESSES):
+                    self.memory.unlink()
             case {"listening": [str(host), int(port)]}:
                 self.address = (host, port)
             case {"replayed": applied, "of": last}:
@@ -324,7 +323,9 @@ class Supervisor:
         try:
             temporary.write_text(json.dumps(record))
             temporary.replace(path)
-        except OSError as error:  # A full disk must not keep the supervisor from ending its children.
+        except (
+            OSError
+        ) as error:  # A full disk must not keep the supervisor from ending its children.
             self.observer("warning", {"sentence": f"Cannot write {path}: {error.strerror}."})
 
     def _last_generation(self) -> int:
@@ -348,7 +349,9 @@ class Supervisor:
             os.set_blocking(descriptor, False)
         self.wake = reading
         self.selector.register(reading, selectors.EVENT_READ, None)
-        previous = [(number, signal.signal(number, ask)) for number in (signal.SIGINT, signal.SIGTERM)]
+        previous = [
+            (number, signal.signal(number, ask)) for number in (signal.SIGINT, signal.SIGTERM)
+        ]
         woken = signal.set_wakeup_fd(writing)
         try:
             yield
