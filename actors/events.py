@@ -35,7 +35,7 @@ class Events:
     kept_bytes_max: int
     # The position of the newest event that is no longer kept.
     floor: Position = (0, 0, 0)
-    _slots: list[bytes] = Factory(list)
+    _slots: list[bytes] = Factory(list[bytes])
     _start: int = 0
     _bytes: int = 0
 

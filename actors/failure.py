@@ -17,22 +17,22 @@ class Code(StrEnum):
     REJECTED_LATE = "A102"  # Rejected after a send, an event or a timer
     REJECTED_INSIDE = "A103"  # Rejected by a timer's method or by the receiver of a send
     WRONG_REPLY = "A104"  # the reply is of a class that the command does not promise
-    UNENCODABLE = "A105"  # the reply, or a message it sent, cannot be encoded or decoded
+    UNDECODABLE = "A105"  # a message it sent, or put into a timer, holds a wrong value
 
 
 class WrongReply(TypeError):
     """A handler returned something that its command does not promise."""
 
 
-class Unencodable(TypeError):
-    """A reply cannot be encoded, or a sent message cannot be decoded again."""
+class Undecodable(TypeError):
+    """A message that was sent, or put into a timer, cannot be decoded again."""
 
 
 def describe_error(error: BaseException) -> str:
     """The error's type and text, shortened, without addresses."""
     try:
         text = str(error)
-    except Exception:
+    except Exception:  # noqa: BLE001
         # Its __str__ is the application's and may fail as well.
         text = "(no text)"
     if len(text) > TEXT_MAX:

@@ -4,6 +4,7 @@ They change what a command answers, so every replica of a cluster must use the s
 runtime records them beside the cluster's identity. Limits of rings and sockets are not here.
 """
 
+import attrs
 from attrs import frozen
 
 SECOND_NS = 1_000_000_000
@@ -35,9 +36,9 @@ class Limits:
     snapshot_chunk_bytes: int = 64 << 10
 
     def __attrs_post_init__(self) -> None:
-        for name in self.__slots__:
-            value = getattr(self, name, 1)
-            assert not isinstance(value, int) or value > 0, f"limit {name} must be positive"
+        for field in attrs.fields(type(self)):
+            value: int = getattr(self, field.name)
+            assert value > 0, f"limit {field.name} must be positive"
         # A session may always keep at least one reply of the largest size.
         assert self.reply_bytes_max <= self.session_replies_bytes_max
         assert self.reason_bytes_max <= self.reply_bytes_max

@@ -27,6 +27,7 @@ from .layout import (
     reply_slot,
 )
 from .limits import Limits
+from .sessions import Session
 from .state import State
 from .unit import Answer, Position, Units
 
@@ -205,14 +206,18 @@ class Machine:
             if session is None:
                 self._refuse(id, request, ordinal, Status.SESSION_EXPIRED)
                 continue
-            refusal = session.refusal(request, unanswered, window, bytes_max)
-            if refusal is not None:
-                if isinstance(refusal, bytes):
-                    session.active_ns = clock_ns
-                    slots.append(refusal)
-                else:
-                    self._refuse(id, request, ordinal, refusal)
-                continue
+            replies = session.replies
+            # What `admit` finds in the usual case, without the call.
+            if (
+                request != session.last + 1
+                or request - unanswered != session.floor
+                or len(replies) >= window
+                or session.replies_bytes >= bytes_max
+            ):
+                admitted = session.admit(request, unanswered, window, bytes_max)
+                if admitted is not True:
+                    self._turn_away(session, id, request, ordinal, admitted)
+                    continue
             body_at = key_at + key_length
             if skips and (index, ordinal) in skips:
                 status, reply_id, text = SKIPPED
@@ -227,7 +232,9 @@ class Machine:
             reply = head + text + PADDINGS[size & 7]
             slots.append(reply)
             session.active_ns = clock_ns
-            session.keep(reply)
+            session.last = request
+            replies.append(reply)
+            session.replies_bytes += len(reply)
 
     def _control(self, type_: int, id: bytes, ordinal: int) -> None:
         """Open or close a session. Other types have no business in an entry and are passed over."""
@@ -248,6 +255,16 @@ class Machine:
         position = (state.index, ordinal)
         self._slots.append(reply_slot(SlotType.REPLY, 0, id, 0, position, status, body))
         return None
+
+    def _turn_away(
+        self, session: Session, id: bytes, request: int, ordinal: int, found: Status | bytes
+    ) -> None:
+        """Answer a request that is not applied: again with its reply, or with why not."""
+        if isinstance(found, bytes):
+            session.active_ns = self.state.clock_ns
+            self._slots.append(found)
+        else:
+            self._refuse(id, request, ordinal, found)
 
     def _refuse(self, id: bytes, request: int, ordinal: int, status: Status) -> None:
         """Answer a request that changes nothing, and keep no reply."""

@@ -19,13 +19,13 @@ import attrs
 from .errors import DefinitionError
 from .schema import check_body, check_fields, check_types
 
-Reply = TypeVar("Reply", covariant=True)
+Reply_co = TypeVar("Reply_co", covariant=True)
 C = TypeVar("C", bound=type)
 
 ID_MAX = 65_535
 
 
-class Command(Generic[Reply]):
+class Command(Generic[Reply_co]):
     """The base of a message that is answered: `class Deposit(Command["Balance"])`.
 
     The parameter is the reply: a message class, a union of several, or None. Queries use it too.

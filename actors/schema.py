@@ -54,7 +54,7 @@ def check_body(cls: type, kind: str) -> None:
     for attribute, value in vars(cls).items():
         if attribute.startswith("__") or attribute in annotations:
             continue
-        if callable(value) or hasattr(type(value), "__get__"):
+        if callable(value) or hasattr(value, "__get__"):
             continue
         raise DefinitionError(
             f"{name}.{attribute} has no annotation, so it would not be encoded; "

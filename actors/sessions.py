@@ -12,6 +12,7 @@ heap of ages is only an index; an entry in it may be too early, never too late.
 
 from collections import deque
 from heapq import heapify, heappop, heappush
+from typing import Literal
 
 from attrs import Factory, define
 
@@ -26,7 +27,7 @@ class Session:
     floor: int = 0
     active_ns: int = 0
     # The padded REPLY slots of the requests floor+1 ... last.
-    replies: deque[bytes] = Factory(deque)
+    replies: deque[bytes] = Factory(deque[bytes])
     replies_bytes: int = 0
 
     def forget(self, floor: int) -> None:
@@ -36,16 +37,13 @@ class Session:
             self.floor += 1
             self.replies_bytes -= len(self.replies.popleft())
 
-    def keep(self, reply: bytes) -> None:
-        """The next request was applied, with this reply."""
-        self.last += 1
-        self.replies.append(reply)
-        self.replies_bytes += len(reply)
-
-    def refusal(
+    def admit(
         self, request: int, unanswered: int, window: int, bytes_max: int
-    ) -> Status | bytes | None:
-        """None: apply it. Bytes: the reply it already had. A status: why it is refused."""
+    ) -> Status | bytes | Literal[True]:
+        """True: apply it. Bytes: the reply it had before. A status: why it is refused.
+
+        When it was applied, the machine raises `last` and appends to `replies`, in its hot loop.
+        """
         if request > self.last + 1:
             return Status.OUT_OF_ORDER
         if unanswered < 1 or request < 1:
@@ -59,7 +57,7 @@ class Session:
             return self.replies[request - self.floor - 1]
         if len(self.replies) >= window or self.replies_bytes >= bytes_max:
             return Status.WINDOW_EXCEEDED
-        return None
+        return True
 
 
 @define
@@ -68,8 +66,8 @@ class Sessions:
 
     sessions_max: int
     timeout_ns: int
-    by_id: dict[bytes, Session] = Factory(dict)
-    _ages: list[tuple[int, bytes]] = Factory(list)
+    by_id: dict[bytes, Session] = Factory(dict[bytes, Session])
+    _ages: list[tuple[int, bytes]] = Factory(list[tuple[int, bytes]])
 
     def open(self, id: bytes, clock_ns: int) -> Session | None:
         """Open a session, or find it if it is open; None if there are too many."""

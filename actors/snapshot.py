@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from hashlib import blake2b
 from struct import Struct
+from struct import error as StructError
 from typing import Any
 
 import msgspec
@@ -126,10 +127,9 @@ def read(app: App, limits: Limits, seed: int, chunks: Iterable[bytes]) -> State:
         if ended:
             raise SnapshotRefused("the snapshot goes on after its end")
         if kind == Kind.END:
-            end = msgspec.msgpack.decode(payload, type=End)
-            ended = (end.records, end.digest) == (count, digest.digest())
-            if not ended:
+            if payload != encode_body(End(count, digest.digest())):
                 raise SnapshotRefused("the snapshot's digest does not fit its records")
+            ended = True
             continue
         if (kind == Kind.HEADER) != (count == 0):
             raise SnapshotRefused("the snapshot does not begin with its header")
@@ -137,7 +137,7 @@ def read(app: App, limits: Limits, seed: int, chunks: Iterable[bytes]) -> State:
         count += 1
         try:
             _restore(app, seed, state, kind, payload)
-        except (msgspec.MsgspecError, ValueError, KeyError) as error:
+        except (msgspec.MsgspecError, ValueError, StructError) as error:
             raise SnapshotRefused(f"record {count} of the snapshot: {error}") from error
     if not ended:
         raise SnapshotRefused("the snapshot has no end")

@@ -34,8 +34,8 @@ class State:
     events: Events
     timers: Timers = Factory(Timers)
     # Instances by actor type id, then by key bytes, in order of their first command.
-    actors: dict[int, dict[bytes, object]] = Factory(dict)
-    quarantined: dict[tuple[int, bytes], Quarantine] = Factory(dict)
+    actors: dict[int, dict[bytes, object]] = Factory(dict[int, dict[bytes, object]])
+    quarantined: dict[tuple[int, bytes], Quarantine] = Factory(dict[tuple[int, bytes], Quarantine])
     actors_count: int = 0
     index: int = 0
     time_ns: int = 0

@@ -6,9 +6,9 @@ subclass, one mutable object held twice. Replies and events are decoded as a cli
 It costs time in proportion to the actor's size, so production runs without it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from math import isnan
-from typing import Any
+from typing import Any, cast
 
 import attrs
 
@@ -64,51 +64,51 @@ def check_decodes(app: App, id: int, body: bytes, original: Any = None) -> None:
 
 
 def _compare(live: Any, decoded: Any, where: str) -> None:
-    if type(live) is not type(decoded):
+    cls = cast(type[Any], type(live))
+    if cls is not type(decoded):
         raise StrictViolation(
-            f"{where} is {type(live).__name__} {live!r} and comes back as "
+            f"{where} is {cls.__name__} {live!r} and comes back as "
             f"{type(decoded).__name__} {decoded!r}"
         )
-    if attrs.has(type(live)):
-        for field in attrs.fields(type(live)):
-            name = field.name
-            _compare(getattr(live, name), getattr(decoded, name), f"{where}.{name}")
-    elif isinstance(live, dict):
-        if list(live) != list(decoded):
-            raise StrictViolation(f"{where}: the keys change: {list(live)} to {list(decoded)}")
-        for key, value in live.items():
-            _compare(value, decoded[key], f"{where}[{key!r}]")
-        for key, other in zip(live, decoded, strict=True):
-            _compare(key, other, f"{where}: key {key!r}")
-    elif isinstance(live, list | tuple):
-        for number, (value, other) in enumerate(zip(live, decoded, strict=True)):
-            _compare(value, other, f"{where}[{number}]")
+    if attrs.has(cls) or issubclass(cls, dict | list | tuple):
+        parts, others = dict(_parts(live)), dict(_parts(decoded))
+        if list(parts) != list(others):
+            raise StrictViolation(f"{where} has {list(parts)} and comes back with {list(others)}")
+        for part, value in parts.items():
+            _compare(value, others[part], where + part)
     elif live != decoded and not (isinstance(live, float) and isnan(live)):
         raise StrictViolation(f"{where} is {live!r} and comes back as {decoded!r}")
 
 
 def _check_shared(value: Any, where: str, seen: dict[int, str]) -> None:
     """Refuse one mutable object in two places: a snapshot makes two of it."""
-    is_attrs = attrs.has(type(value))
-    if not (is_attrs or isinstance(value, list | dict | tuple)):
-        return
-    if isinstance(value, list | dict) or (is_attrs and not _is_message(type(value))):
+    cls = cast(type[Any], type(value))
+    if issubclass(cls, list | dict) or (attrs.has(cls) and not _is_immutable(cls)):
         first = seen.setdefault(id(value), where)
         if first != where:
             raise StrictViolation(
                 f"{where} and {first} are one object; it would become two: copy it"
             )
-    if is_attrs:
-        for field in attrs.fields(type(value)):
-            _check_shared(getattr(value, field.name), f"{where}.{field.name}", seen)
+    for part, item in _parts(value):
+        _check_shared(item, where + part, seen)
+
+
+def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+    """What a value is made of, each with its place in it."""
+    cls = cast(type[Any], type(value))
+    if attrs.has(cls):
+        for field in attrs.fields(cls):
+            yield f".{field.name}", getattr(value, field.name)
     elif isinstance(value, dict):
-        for key, item in value.items():
-            _check_shared(item, f"{where}[{key!r}]", seen)
-    else:
-        for number, item in enumerate(value):
-            _check_shared(item, f"{where}[{number}]", seen)
+        mapping = cast(dict[Any, Any], value)
+        for number, (key, item) in enumerate(mapping.items()):
+            yield f": key {number}", key
+            yield f"[{key!r}]", item
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(cast(list[Any], value)):
+            yield f"[{number}]", item
 
 
-def _is_message(cls: type) -> bool:
-    """Messages and frozen classes do not change, so two places may share one."""
-    return "__message_id__" in vars(cls) or cls.__setattr__ is not object.__setattr__
+def _is_immutable(cls: type[Any]) -> bool:
+    """Messages do not change once made, nor frozen classes: two places may hold one of them."""
+    return "__message_id__" in vars(cls) or attrs.inspect(cls).is_frozen

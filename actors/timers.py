@@ -27,8 +27,8 @@ class Timers:
     """All timers of a machine."""
 
     next_id: int = 1
-    by_id: dict[int, Timer] = Factory(dict)
-    _heap: list[tuple[int, int]] = Factory(list)
+    by_id: dict[int, Timer] = Factory(dict[int, Timer])
+    _heap: list[tuple[int, int]] = Factory(list[tuple[int, int]])
 
     def reserve(self) -> int:
         """The id of the next timer. A failed command does not give its ids back."""
