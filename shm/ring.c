@@ -1,8 +1,8 @@
 /* ring: see ring.h for the layout and what is guaranteed.
  *
  * Each end works on its own position and on a cached copy of the other end's, both in private memory;
- * the other side's line is read only when the cache says "full" or "empty". The caches must not lie in
- * the segment: a process that is started again must not inherit a stale one.
+ * the other side's line is read only when the cache says that there is less than was asked for. The caches
+ * must not lie in the segment: a process that is started again must not inherit a stale one.
  *
  * Publication of tail and head is seq_cst and not only release, because each is followed by a load of a
  * flag that the other side sets before it re-reads the position. Store-then-load on both sides is the
@@ -184,7 +184,7 @@ static int run_is_valid(const struct ring_end *end, const void *run, uint64_t si
 static void publish_tail(struct ring_end *end, uint64_t tail) {
     end->position = tail;
     CRASH_POINT("before tail");
-    /* Seq_cst: the release half pairs with the acquire in refresh_tail(); the full order against the
+    /* Seq_cst: the release half pairs with the acquire in bytes_there(); the full order against the
      * flag that doorbell_ring() loads next pairs with the sleeper's store of that flag and its
      * re-check in ring_ready(). */
     atomic_store_explicit(&end->shared->tail, tail, memory_order_seq_cst);
@@ -226,13 +226,13 @@ static void write_padding(struct ring_end *end, uint64_t size) {
     memcpy(at(end, end->position), &slot, sizeof slot);
 }
 
-/* Find room for `minimum` contiguous bytes. Sets end->padding and gives what is contiguous after it, or
- * 0 if there is too little. */
-static uint64_t find_space(struct ring_end *end, uint64_t minimum) {
+/* Find room for `minimum` contiguous bytes, better for `maximum`. Sets end->padding and gives what is
+ * contiguous after it, or 0 if there is too little. */
+static uint64_t find_space(struct ring_end *end, uint64_t minimum, uint64_t maximum) {
     uint64_t rest = end->capacity - (end->position & (end->capacity - 1));
     uint64_t padding = rest < minimum ? rest : 0;
     uint64_t space = end->capacity - (end->position - end->other);
-    if (space < padding + minimum) {
+    if (space < padding + maximum) {
         /* Acquire: pairs with publish_head(); what we overwrite was read before it. */
         end->other = atomic_load_explicit(&end->shared->head, memory_order_acquire);
         space = end->capacity - (end->position - end->other);
@@ -269,7 +269,7 @@ int ring_write(struct ring_end *end, const void *run, uint64_t size) {
     if (error) return -error;
     int answer = -RING_INVALID;
     if (size && size <= end->capacity / 2 && run_is_valid(end, run, size)) {
-        answer = find_space(end, size) != 0;
+        answer = find_space(end, size, size) != 0;
         if (answer) {
             uint64_t start = end->position + end->padding;
             copy(at(end, start), run, size);
@@ -289,7 +289,7 @@ uint64_t ring_claim_upto(struct ring_end *end, uint64_t minimum, uint64_t maximu
         leave(end, FREE);
         return RING_INVALID;
     }
-    uint64_t space = find_space(end, minimum);
+    uint64_t space = find_space(end, minimum, maximum);
     if (!space) {
         leave(end, FREE);
         return 0;
@@ -317,9 +317,8 @@ int ring_commit(struct ring_end *end, uint64_t size) {
     return error;
 }
 
-static uint64_t refresh_tail(struct ring_end *end) {
-    /* Load again only when everything in the cache was shown already. */
-    if (end->other - end->position == end->peeked)
+static uint64_t bytes_there(struct ring_end *end, uint64_t maximum) {
+    if (end->other - end->position < maximum)
         /* Acquire: pairs with publish_tail(); the bytes before tail are written. */
         end->other = atomic_load_explicit(&end->shared->tail, memory_order_acquire);
     return end->other - end->position;
@@ -353,7 +352,7 @@ uint64_t ring_peek_upto(struct ring_end *end, uint64_t maximum) {
     int error = enter(end, RING_CONSUMER, FREE);
     if (error) return peek_error(error);
     uint64_t answer = 0, available;
-    while ((available = refresh_tail(end)) != 0) {
+    while ((available = bytes_there(end, maximum)) != 0) {
         uint64_t offset = end->position & (end->capacity - 1);
         uint64_t rest = end->capacity - offset;
         uint64_t padding, run = UINT64_MAX;
