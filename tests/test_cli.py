@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+
 from leftfold.runtime.errors import OperatorError
 from leftfold.tools import cli, doctor
 from leftfold.tools.cli import COMMANDS, call

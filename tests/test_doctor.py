@@ -5,6 +5,7 @@ from pathlib import Path
 
 import attrs
 import pytest
+
 from leftfold.runtime.errors import OperatorError
 from leftfold.tools import doctor as doctor_module
 from leftfold.tools.cli import call

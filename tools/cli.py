@@ -39,7 +39,7 @@ cli = App(
 )
 for _name, _help in COMMANDS:
     cli.command(f"leftfold.tools.{_name}:{_name}", name=_name, help=_help)
-cli.register_install_completion_command()
+cli.register_install_completion_command()  # pyright: ignore[reportUnknownMemberType]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,0 +1,68 @@
+"""A replica's directory written by a test, without a replica: identity and journal as the processes write them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from attrs import define, field
+
+from leftfold.actors import App
+from leftfold.actors.layout import COMMAND, SKIP_BODY, EntryKind, SlotType, padded
+from leftfold.runtime import slots
+from leftfold.runtime.identity import open_identity
+from leftfold.runtime.journal import Journal
+
+SESSION = bytes(range(16))
+START_NS = 1_700_000_000_000_000_000
+
+
+@define
+class WrittenLog:
+    """A log that grows by whole entries, each synced; log time advances by a second with each."""
+
+    directory: Path
+    app: App
+    app_name: str
+    requests: int = field(default=0, init=False)
+    journal: Journal = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        identity = open_identity(self.directory, self.app_name)
+        self.journal = Journal.open(self.directory / "journal", identity, segment_bytes=1024 * 1024)
+
+    def open_session(self) -> bytes:
+        """The slot that opens the one session of this log."""
+        return COMMAND.pack(COMMAND.size, SlotType.OPEN, 0, SESSION, 0, 0, 0, 0)
+
+    def command(self, key: str, message: object) -> bytes:
+        """The slot of the session's next command."""
+        self.requests += 1
+        message_id, body = self.app.encode(message)
+        encoded = self.app.encode_key(type(message), key)
+        length = COMMAND.size + len(encoded) + len(body)
+        head = COMMAND.pack(
+            length, SlotType.COMMAND, message_id, SESSION, self.requests, 1, len(encoded), 0
+        )
+        return padded(head + encoded + body)
+
+    def append(self, kind: EntryKind, run: Sequence[bytes] = (), term: int = 1) -> int:
+        """Write and sync one entry; its index."""
+        index = self.journal.contents.last + 1
+        body = b"".join(run)
+        head = slots.pack_entry_header(
+            index, term, START_NS + index * 1_000_000_000, kind, len(body)
+        )
+        self.journal.write(padded(head + body))
+        self.journal.sync()
+        return index
+
+    def commands(self, *run: bytes) -> int:
+        """Write an entry of commands; its index."""
+        return self.append(EntryKind.COMMANDS, run)
+
+    def skip(self, index: int, ordinal: int) -> int:
+        """Write an operator's decision to leave a command out."""
+        return self.append(EntryKind.SKIP, [SKIP_BODY.pack(index, ordinal, 0)])
+
+    def close(self) -> None:
+        """Close the journal as a replica that stops."""
+        self.journal.close()

@@ -1,0 +1,99 @@
+"""Folding a replica's log in this process, as its logic process does, but to any point and with nobody answered.
+
+The same app, the same seeds and the same environment give the same state (I7); so this starts Python again
+where the environment differs in what could change a fold: the hash seed, the time zone, the locale.
+"""
+
+import os
+import sys
+from collections.abc import Iterator, MutableSequence
+
+from ..actors import App
+from ..actors.layout import EntryKind
+from ..actors.limits import Limits
+from ..actors.machine import Machine, Outputs
+from ..runtime.errors import OperatorError
+from ..runtime.identity import Identity
+from ..runtime.slots import EntryHeader, padded, slots_of
+from .history import History
+
+Entry = tuple[EntryHeader, memoryview]
+
+
+def environment_of(identity: Identity) -> dict[str, str]:
+    """This process's environment with what the replica's processes run under."""
+    return os.environ | {
+        "PYTHONHASHSEED": str(identity.hash_seed),
+        "TZ": "UTC",
+        "LC_ALL": "C.UTF-8",
+    }
+
+
+def restart_in_environment_of(identity: Identity) -> None:
+    """Start this command again under the replica's hash seed, unless it runs under it already."""
+    environment = environment_of(identity)
+    if all(
+        os.environ.get(name) == environment[name] for name in ("PYTHONHASHSEED", "TZ", "LC_ALL")
+    ):
+        return
+    sys.stdout.flush()
+    arguments = [sys.executable, "-P", "-m", "leftfold.tools.cli", *sys.argv[1:]]
+    os.execve(sys.executable, arguments, environment)
+
+
+def new_machine(
+    history: History, app: App, position: MutableSequence[int] | None = None
+) -> Machine:
+    """A machine at the log's beginning. Raises OperatorError where the log does not begin at 1."""
+    if history.first != 1:
+        raise OperatorError(
+            f"The log begins at {history.first}: what was before is not in this directory any more, "
+            "so nothing can be folded from it."
+        )
+    machine = Machine(
+        app, Limits(**history.identity.limits), history.identity.hash_seed, position=position
+    )
+    for place in history.skips:
+        machine.skip(*place)
+    return machine
+
+
+def entries_to(history: History, index: int, ordinal: int | None) -> Iterator[Entry]:
+    """The entries up to a place; the last one is cut behind the ordinal."""
+    for entry, body in history.entries(1, index):
+        if entry.index == index and ordinal is not None and entry.kind == EntryKind.COMMANDS:
+            yield entry, cut(body, ordinal)
+        else:
+            yield entry, body
+
+
+def cut(body: memoryview, ordinal: int) -> memoryview:
+    """The body's slots up to and with this ordinal."""
+    end = 0
+    for at, (_, _, slot) in enumerate(slots_of(body)):
+        end += padded(len(slot))
+        if at == ordinal:
+            return body[:end]
+    raise OperatorError(
+        f"The entry holds no command {ordinal}: the last one is {body_count(body) - 1}."
+    )
+
+
+def body_count(body: memoryview) -> int:
+    """How many slots a body holds."""
+    return sum(1 for _ in slots_of(body))
+
+
+def apply(machine: Machine, entry: EntryHeader, body: memoryview, outputs: Outputs) -> None:
+    """Apply one entry."""
+    machine.apply(entry.index, entry.time_ns, entry.kind, body, outputs=outputs)
+
+
+def fold(history: History, app: App, index: int, ordinal: int | None = None) -> Machine:
+    """The machine at a place of the log."""
+    machine = new_machine(history, app)
+    outputs = Outputs()
+    for entry, body in entries_to(history, index, ordinal):
+        apply(machine, entry, body, outputs)
+        outputs.egress.clear()
+    return machine
