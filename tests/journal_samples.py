@@ -1,0 +1,70 @@
+"""Entries, owners and disks for the tests of the journal."""
+
+from attrs import define, field, frozen
+from leftfold.runtime import slots
+from leftfold.runtime.segments import Disk
+
+
+@frozen
+class SampleOwner:
+    """Whose journal it is."""
+
+    cluster_id: bytes = b"sample cluster 1"
+    replica_id: int = 1
+
+
+OWNER = SampleOwner()
+
+
+def entry(index: int, term: int = 1, body: bytes = b"", kind: int = 0) -> bytes:
+    """A padded ENTRY slot; its log time follows from its index and term."""
+    head = slots.pack_entry_header(index, term, time_of(index, term), kind, len(body))
+    return head + body + bytes(-len(body) % 8)
+
+
+def time_of(index: int, term: int) -> int:
+    """The log time that `entry` gives."""
+    return index * 1000 + term
+
+
+def entries(first: int, last: int, term: int = 1, body_bytes: int = 24) -> bytes:
+    """A run of entries whose bodies say their index and term."""
+    return b"".join(
+        entry(index, term, (b"%d/%d " % (index, term) * body_bytes)[:body_bytes])
+        for index in range(first, last + 1)
+    )
+
+
+def heads(run: bytes | bytearray) -> list[tuple[int, int]]:
+    """(index, term) of each entry of a run."""
+    found = [slots.unpack_entry(slot) for _, _, slot in slots.slots_of(memoryview(run))]
+    return [(one.index, one.term) for one in found]
+
+
+@define
+class FailingDisk:
+    """Counts calls and fails the n-th of a kind with an errno."""
+
+    fail: str
+    errno: int
+    countdown: int
+    calls: list[str] = field(factory=list)
+
+    def disk(self) -> Disk:
+        """A Disk whose calls go through here."""
+        plain = Disk()
+
+        def through(name: str):  # noqa: ANN202
+            call = getattr(plain, name)
+
+            def counted(*arguments):  # noqa: ANN002, ANN202
+                self.calls.append(name)
+                if name == self.fail:
+                    self.countdown -= 1
+                    if self.countdown == 0:
+                        raise OSError(self.errno, "injected")
+                return call(*arguments)
+
+            return counted
+
+        return Disk(through("write"), through("sync"), through("sync_all"), through("allocate"))
