@@ -1,6 +1,7 @@
 """The table of rings: who speaks to whom, and who may wait on whom."""
 
 from graphlib import TopologicalSorter
+from pathlib import Path
 
 import pytest
 from leftfold.runtime.config import TransportLimits
@@ -51,3 +52,15 @@ def test_the_smallest_limits_hold_together() -> None:
     smallest = TransportLimits.smallest()
 
     assert all(ring.capacity_bytes(smallest) >= 4096 for ring in RINGS)
+
+
+def test_the_table_in_architecture_md_is_the_table_of_the_code() -> None:
+    """What the page says of each ring is what topology.py says."""
+    page = (Path(__file__).parent.parent / "ARCHITECTURE.md").read_text()
+    rows = [
+        f"| {ring.name} | {ring.producer} → {ring.consumer} | {'yes' if ring.waits else 'no'} "
+        f"| {ring.carries} |"
+        for ring in RINGS
+    ]
+
+    assert [row for row in rows if row not in page] == []
