@@ -129,6 +129,10 @@ class Config:
                 "The election time-out must be longer than the heartbeat's interval.",
             ),
             (min(limits) < 1, "Every limit is at least one."),
+            (
+                self.recent_bytes_max < self.unapplied_bytes_max,
+                "Memory must hold at least what may be unapplied, or logic would read it back.",
+            ),
         ):
             if wrong:
                 raise ConfigurationError(sentence)
@@ -619,6 +623,7 @@ class Raft:
 
     def _on_append_entries(self, message: AppendEntries) -> None:
         self._follow(message)
+        self._check_committed(message)
         if message.prev_index < self.commit:
             # Old news: up to the commit index the logs agree (leader completeness).
             self._reply_append(message, success=True, index=self.commit)
@@ -633,6 +638,24 @@ class Raft:
         last = message.prev_index + len(message.entries)
         self._commit_to(min(message.commit, last))
         self._reply_append(message, success=True, index=last)
+
+    def _check_committed(self, message: AppendEntries) -> None:
+        """Leader completeness (§5.4.3): no leader contradicts what is committed here.
+
+        One that does was elected by a replica that forgot what it had promised, say after its
+        directory was wiped. Following it would change what clients were told.
+        """
+        named = [(message.prev_index, message.prev_term)]
+        named += [(entry.index, entry.term) for entry in message.entries]
+        for index, term in named:
+            if index > self.commit:
+                return
+            known = self.log.term_at(index)
+            if known is not None and known != term:
+                raise ProtocolViolation(
+                    f"Replica {message.source} leads term {self.term} and would overwrite "
+                    f"committed entry {index} of term {known} with one of term {term}."
+                )
 
     def _undurable_bytes_full(self) -> bool:
         first = max(self._durable_last + 1, self.log.recent_first)
@@ -659,10 +682,7 @@ class Raft:
             return
 
     def _truncate(self, first: int) -> None:
-        if first <= self.commit:
-            raise ProtocolViolation(
-                f"The leader of term {self.term} would overwrite committed entry {first}."
-            )
+        assert first > self.commit, (first, self.commit)
         self.log.truncate(first)
         if first <= self._given_last:
             self._truncate_from = min(first, self._truncate_from or first)

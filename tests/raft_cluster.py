@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from attrs import Factory, define
+
 from leftfold.raft import (
     AppendEntries,
     AppendEntriesReply,
@@ -41,7 +42,7 @@ from leftfold.raft import (
 class Disk:
     """What a crash leaves (`hard_state`, `entries`) and what it may take (`pending`)."""
 
-    hard_state: HardState = HardState()
+    hard_state: HardState = Factory(HardState)
     entries: list[Entry] = Factory(list[Entry])
     pending: deque[Persist] = Factory(deque[Persist])
 
@@ -60,12 +61,18 @@ class Disk:
     def crash(self, whole: int = 0, torn: int | None = None) -> None:
         """Lose what is pending, except its first `whole` writes and a part of the next one.
 
-        The part is the truncation and `torn` entries, without the hard state.
+        The part is the truncation and `torn` entries without the hard state, or if `torn` is
+        negative the hard state alone.
         """
         self.sync(whole)
         if torn is not None and self.pending:
-            self._truncate(self.pending[0])
-            self.entries.extend(self.pending[0].entries[:torn])
+            write = self.pending[0]
+            if torn < 0:
+                self.hard_state = write.hard_state or self.hard_state
+                assert self.hard_state.commit <= len(self.entries), "I6"
+            else:
+                self._truncate(write)
+                self.entries.extend(write.entries[:torn])
         self.pending.clear()
 
     def log(self) -> Log:
@@ -259,8 +266,9 @@ class Cluster:
             for other in ids or frozenset(self.replicas):
                 if other != id and self.replicas[other].raft is not None:
                     raft = self.raft(other)
-                    if raft.role is Role.FOLLOWER and raft._election_elapsed < 10:
+                    if raft.role is Role.FOLLOWER and raft.leader_id:
                         self.tick(other)
+                        self.settle(ids)
             self.tick(id)
             self.settle(ids)
         raise AssertionError(f"replica {id} was not elected")
