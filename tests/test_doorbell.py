@@ -281,6 +281,25 @@ def test_no_wake_up_is_lost_when_every_wait_is_without_end(pair: Pair) -> None:
     thread.join()
 
 
+def test_a_time_out_that_finds_bytes_for_which_nobody_rang_is_counted(either: Pair) -> None:
+    """The probe itself: a producer without a bell is a waker that died before it rang."""
+    silent = Producer(either.consumer.memory)
+
+    def write_when_parked(number: int) -> None:
+        wait_until_armed(either.bell)
+        silent.write(slot(number))
+
+    number = 0
+    while either.bell.counts().timeout_rescues == 0:  # Once, unless the thread came late.
+        thread = in_thread(write_when_parked, number)
+        while either.bell.wait(either.ends, 0, 50_000_000) is not Reason.READY:
+            pass
+        thread.join()
+        assert either.consumer.peek_bytes() == slot(number)
+        either.consumer.release(16)
+        number += 1
+
+
 def test_counts_are_values(pair: Pair) -> None:
     pair.bell.wait(pair.ends, 0, 0)
 
