@@ -4,6 +4,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+
 from leftfold.runtime.config import TransportLimits
 from leftfold.runtime.topology import CONSENSUS, GATEWAY, PROCESSES, RINGS, rings_of
 
