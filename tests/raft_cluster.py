@@ -27,6 +27,8 @@ from leftfold.raft import (
     Entry,
     Fetch,
     HardState,
+    Heartbeat,
+    HeartbeatReply,
     Log,
     Message,
     Persist,
@@ -388,11 +390,8 @@ def describe(message: Message) -> str:
             kind = "pre-vote" if message.pre_vote else "vote"
             return f"{kind} {'granted' if message.granted else 'refused'} (term {message.term})"
         case AppendEntries():
-            first = message.prev_index + 1
-            last = message.prev_index + len(message.entries)
-            entries = f"entries {first}…{last}" if message.entries else "no entries"
             return (
-                f"append {entries} after {message.prev_index} of term {message.prev_term}, "
+                f"append {describe_entries(message.entries)} after {message.prev_index} of term {message.prev_term}, "
                 f"commit {message.commit} (term {message.term})"
             )
         case AppendEntriesReply():
@@ -402,9 +401,21 @@ def describe(message: Message) -> str:
                 f"cannot follow {message.index}, try {message.hint_index} of term "
                 f"{message.hint_term} (term {message.term})"
             )
+        case Heartbeat():
+            return (
+                f"heartbeat, commit {message.commit}, round {message.round} (term {message.term})"
+            )
+        case HeartbeatReply():
+            return f"heartbeat heard, round {message.round} (term {message.term})"
         case _:
-            name = type(message).__name__
-            return f"{name.lower()} (term {message.term})"
+            raise AssertionError(message)
+
+
+def describe_entries(entries: tuple[Entry, ...]) -> str:
+    if not entries:
+        return "nothing"
+    first, last = entries[0].index, entries[-1].index
+    return f"entry {first}" if first == last else f"entries {first}…{last}"
 
 
 def describe_persist(persist: Persist) -> str:
@@ -416,6 +427,5 @@ def describe_persist(persist: Persist) -> str:
     if persist.truncate_from is not None:
         parts.append(f"remove from {persist.truncate_from};")
     if persist.entries:
-        first, last = persist.entries[0], persist.entries[-1]
-        parts.append(f"entries {first.index}…{last.index} of term {last.term};")
+        parts.append(f"{describe_entries(persist.entries)} of term {persist.entries[-1].term};")
     return " ".join(parts).removesuffix(";")
