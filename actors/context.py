@@ -15,9 +15,9 @@ from attrs import define, setters
 
 from .app import ActorType, App, Key, Route, decode_key, encode_body, encode_key
 from .errors import ContextMisuse, LimitExceeded, TargetQuarantined
+from .fold import State
 from .limits import Limits
 from .message import message_id
-from .state import State
 
 INT64_MAX = (1 << 63) - 1
 

@@ -16,6 +16,7 @@ from attrs import Factory, define
 
 from . import snapshot as snapshots
 from .app import App, Key, encode_key
+from .fold import State
 from .layout import (
     COMMAND,
     LAST_REQUEST,
@@ -28,7 +29,6 @@ from .layout import (
 )
 from .limits import Limits
 from .sessions import Session
-from .state import State
 from .unit import Answer, Position, Units
 
 # Plain integers: comparing with a member of an IntEnum costs three times as much.

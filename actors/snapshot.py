@@ -23,9 +23,9 @@ from attrs import frozen
 from .app import ActorType, App, decode_key, encode_body
 from .errors import SnapshotRefused, StateNotEncodable, StrictViolation
 from .events import Events
+from .fold import Quarantine, State
 from .limits import Limits
 from .sessions import Session, Sessions
-from .state import Quarantine, State
 from .strict import check_instance
 from .timers import Timer
 

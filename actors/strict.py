@@ -14,7 +14,7 @@ import attrs
 
 from .app import ActorType, App, encode_body
 from .errors import StrictViolation
-from .state import State
+from .fold import State
 
 Touched = tuple[ActorType, bytes]
 

@@ -22,9 +22,9 @@ from .app import ActorType, App, Route, decode_key, encode_body
 from .context import CancelTimer, Context, Emit, Output, Send, SetTimer
 from .errors import Rejected, StrictViolation
 from .failure import Code, Undecodable, WrongReply, describe_error, encoded_text
+from .fold import Quarantine, State
 from .layout import EVENT, PADDINGS, SlotType, Status
 from .limits import Limits
-from .state import Quarantine, State
 from .timers import Timer
 
 EVENT_TYPE = int(SlotType.EVENT)
