@@ -13,7 +13,7 @@ from ..actors.machine import Machine, Outputs
 from ..shm import Consumer, Counters, Doorbell, Producer, monotonic_ns
 from . import slots
 from .agent import Ends
-from .position import RUNNING, Position
+from .position import APPLYING, IDLE, QUERYING, RUNNING, Position
 
 APPLY_RUN_BYTES = 512 * 1024
 COLLECT_EVERY_BYTES = 16 * 1024 * 1024
@@ -83,7 +83,7 @@ class Logic:
     def _apply_entry(self, slot: memoryview, tag: int) -> int:
         entry = slots.unpack_entry(slot)
         words = self.position.words
-        words[RUNNING] = 1
+        words[RUNNING] = APPLYING
         self.machine.apply(
             entry.index,
             entry.time_ns,
@@ -91,7 +91,7 @@ class Logic:
             slot[slots.ENTRY_HEADER_BYTES :],
             outputs=self.outputs,
         )
-        words[RUNNING] = 0
+        words[RUNNING] = IDLE
         replay = bool(tag & slots.REPLAY)
         if not replay and self.replaying:
             self._settle()
@@ -105,9 +105,9 @@ class Logic:
 
     def _answer(self, slot: memoryview) -> None:
         words = self.position.words
-        words[RUNNING] = 1
+        words[RUNNING] = QUERYING
         answer = self.machine.query(slot, self.machine.state.index)
-        words[RUNNING] = 0
+        words[RUNNING] = IDLE
         self._write(self.egress, answer)
 
     def _settle(self) -> None:

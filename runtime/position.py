@@ -15,10 +15,13 @@ WORDS = 4
 INDEX, ORDINAL, MESSAGE, RUNNING = range(WORDS)
 SIZE_BYTES = WORDS * 8
 
+IDLE, APPLYING, QUERYING = range(3)
+"""What the word RUNNING says. A query is in no log, so it is named when it overruns, and never parks the replica."""
+
 
 @define
 class Position:
-    """The mapped words: index, ordinal, message id, and whether a command is running."""
+    """The mapped words: index, ordinal, message id, and what is running."""
 
     words: memoryview
     path: Path
@@ -45,6 +48,10 @@ class Position:
         if not self.words[RUNNING]:
             return None
         return self.words[INDEX], self.words[ORDINAL]
+
+    def applying(self) -> bool:
+        """Whether what runs is a command (or timer) of the log."""
+        return self.words[RUNNING] == APPLYING
 
     def facts(self) -> dict[str, Any]:
         """The place as a tool shows it."""

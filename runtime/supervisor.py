@@ -299,8 +299,7 @@ class Supervisor:
 
     def _count_crash(self, died: str) -> str | None:
         """After a death: the sentence that parks the replica, or None to start again."""
-        where = self.position.running()
-        if died != LOGIC or where is None:
+        if died != LOGIC or not self.position.applying():
             return None
         return crashes.count(self.config.directory, self.position.facts())
 
