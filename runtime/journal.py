@@ -167,7 +167,7 @@ class Journal:
         mark = encode_record_header(
             current.seed, offset, [], 0, contents.last, contents.last_term, offset
         )
-        current.write([mark], 0)
+        current.write_mark([mark], len(mark))
         self._marked = True
         return True
 
@@ -264,8 +264,6 @@ class Journal:
             os.urandom(SALT_BYTES),
         )
         body = [contents.hard_state_slot(), *run]
-        size = RECORD_HEADER_BYTES + sum(len(part) for part in body)
-        assert size <= self.segment_bytes - BLOCK_BYTES, f"a batch of {size} bytes fits no segment"
         record = self._take_in(body, header, header.seed, BLOCK_BYTES)
         path = self.directory / segment_name(segment_id)
         self.current = self.spare.take(path, header, [record, *body])
@@ -516,7 +514,8 @@ class JournalProcess:
     def _fail(self, tag: int, sentence: str) -> None:
         """Say it while the process still can; what was durable before was told, or is told now."""
         self._tell()
-        text = sentence.encode()[: self.persisted.capacity // 8 - slots.HEADER_BYTES]
+        room = self.persisted.capacity // 8 - slots.HEADER_BYTES
+        text = sentence.encode()[:room].decode(errors="ignore").encode()
         slot = slots.HEADER.pack(slots.HEADER_BYTES + len(text), slots.FAILED, tag) + text
         self.persisted.write(slot + bytes(-len(slot) % 8))
 

@@ -95,6 +95,10 @@ class Disk:
 
         return _guard(path, OTHER_FAILURE, "create", opened)
 
+    def allocate_file(self, file: int, path: Path, size: int) -> None:
+        """Reserve the space for `size` bytes."""
+        _guard(path, OTHER_FAILURE, "allocate", lambda: self.allocate(file, 0, size))
+
     def remove(self, path: Path) -> None:
         """Remove a file; durable once its directory is synced."""
         _guard(path, OTHER_FAILURE, "remove", path.unlink)
@@ -147,10 +151,14 @@ class Segment:
         return self.size - self.offset
 
     def write(self, parts: Sequence[Buffer], size: int) -> None:
-        """Write at the end, unsynced."""
-        self.disk.write_whole(self.file, self.path, parts, self.offset)
+        """Write a record of `size` bytes at the end, unsynced."""
+        self.write_mark(parts, size)
         self.offset += size
-        self.filled = max(self.filled, self.offset)
+
+    def write_mark(self, parts: Sequence[Buffer], size: int) -> None:
+        """Write a record that the next one overwrites."""
+        self.disk.write_whole(self.file, self.path, parts, self.offset)
+        self.filled = max(self.filled, self.offset + size)
 
     def sync(self) -> None:
         """Make what was written durable."""
@@ -228,12 +236,15 @@ class Spare:
         if self.file < 0:
             self._open()
         end = BLOCK_BYTES + sum(len(part) for part in record)
+        size = max(self.size, -(-end // BLOCK_BYTES) * BLOCK_BYTES)
+        if size > self.size:  # A batch from a start with larger limits.
+            self.disk.allocate_file(self.file, self.path, size)
         file, filled = self.file, max(self.filled, end)
         self.disk.write_whole(file, self.path, [header.encode(), *record], 0)
         self.disk.sync_file(file, self.path)
         self.disk.rename(self.path, name)
         self.file, self.filled, self.refused = -1, 0, False
-        return Segment(name, file, header, self.size, self.disk, offset=end, filled=filled)
+        return Segment(name, file, header, size, self.disk, offset=end, filled=filled)
 
     def close(self) -> None:
         """Close the file; what is prepared stays for the next start."""
