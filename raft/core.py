@@ -12,6 +12,7 @@ those of the Raft paper, extended version; "thesis" is Ongaro's dissertation.
     persisted(sequence)       the journal did   term_to_start, role_changed    to the shell
     applied(index)            logic did
     fetched(peer, entries)    the journal read
+    transfer(target)          the operator wants another leader
 
 Inputs only change memory; all effects leave through `ready()`, which a shell calls after each
 batch of inputs. What gathers between two calls leaves together: one write, one AppendEntries per
@@ -64,7 +65,7 @@ from .messages import (
     RequestVoteReply,
     TimeoutNow,
 )
-from .progress import Progress
+from .progress import Progress, ProgressState
 from .quorum import Quorum, agreed, lost, won
 from .ready import Fetch, Persist, Read, Ready
 
@@ -194,6 +195,8 @@ class Raft:
         # Leadership.
         self._peers: dict[int, Progress] = {}
         self._term_start_index = 0
+        self._transfer_target = 0
+        self._transfer_sent = False
         self._reads: deque[_PendingRead] = deque()
         self._round = 0
 
@@ -286,7 +289,9 @@ class Raft:
                 self._on_heartbeat(message)
             case HeartbeatReply():
                 self._on_heartbeat_reply(message)
-            case InstallSnapshot() | InstallSnapshotReply() | TimeoutNow():
+            case TimeoutNow():
+                self._on_timeout_now(message)
+            case InstallSnapshot() | InstallSnapshotReply():
                 # Named in messages.py for the codec; no replica of this version sends them.
                 raise ProtocolViolation(f"Replica {message.source} speaks a later version.")
 
@@ -300,12 +305,14 @@ class Raft:
         return self._term_start_index
 
     def propose(self, kind: int, body: bytes, time_ns: int) -> int | None:
-        """Append an entry, and return its index. None: not leader (yet), or too much unapplied.
+        """Append an entry, and return its index.
+
+        None: not leader (yet), handing over to another leader, or too much unapplied.
 
         `time_ns` is log time and never goes back within a log; the shell sees to that.
         """
-        if not self._term_start_index or kind == TERM_START:
-            assert kind != TERM_START, "start_term() is for that"
+        assert kind != TERM_START, "start_term() is for that"
+        if not self._term_start_index or self._transfer_target:
             return None
         if self.log.last - self._applied >= self.config.unapplied_entries_max:
             return None
@@ -324,6 +331,20 @@ class Raft:
         # The round is the next one to be sent: only a heartbeat sent after this call proves that
         # no newer leader had been elected before it.
         self._reads.append(_PendingRead(context, self.log.last, self._round + 1))
+        return True
+
+    def transfer(self, target: int) -> bool:
+        """Hand leadership to `target` (thesis §3.10). False: not leader, or it cannot take it.
+
+        Proposals are refused until it has taken over, or an election time-out has passed; then
+        this leader goes on as before.
+        """
+        if not self._term_start_index or target not in self.config.voters - {self.id}:
+            return False
+        self._transfer_target = target
+        self._election_elapsed = 0
+        for progress in self._peers.values():
+            progress.active = True  # The count of who is heard starts again with the timer.
         return True
 
     def persisted(self, sequence: int) -> None:
@@ -371,6 +392,7 @@ class Raft:
             self._start_round()
             for peer, progress in self._peers.items():
                 self._replicate(peer, progress)
+            self._hand_over()
         persist = self._take_persist()
         apply = self._take_apply()
         self.log.drop_bodies_over(self.config.recent_bytes_max, self._durable_last + 1)
@@ -513,6 +535,7 @@ class Raft:
         self._reads.clear()
         self._fetch.clear()
         self._term_start_index = 0
+        self._stop_transfer()
 
     def _pre_campaign(self) -> None:
         """§9.6 of the thesis: ask first, so that a replica that cannot win disturbs nobody."""
@@ -607,6 +630,12 @@ class Raft:
             if message.granted and message.pre_vote and message.term != self.term + 1:
                 return  # Granted for an earlier campaign.
             self._count_vote(message.source, granted=message.granted)
+
+    def _on_timeout_now(self, message: TimeoutNow) -> None:
+        """The leader hands over: campaign at once, and say that it is with its consent."""
+        asked = self.role is Role.FOLLOWER and self.leader_id == message.source
+        if asked and self.id in self.config.voters:
+            self._campaign(transfer=True)
 
     # The follower's log.
 
@@ -725,6 +754,7 @@ class Raft:
         self._election_elapsed += 1
         if self._election_elapsed >= self.config.election_ticks:
             self._election_elapsed = 0
+            self._stop_transfer()
             active = {peer for peer, progress in self._peers.items() if progress.active}
             if not won(self._quorum, active | {self.id}):
                 # Thesis §6.2: a leader that hears no majority must not go on as one.
@@ -740,6 +770,17 @@ class Raft:
         for peer, progress in self._peers.items():
             commit = min(self.commit, progress.match)
             self._send(Heartbeat(self.id, peer, self.term, commit, self._round))
+
+    def _hand_over(self) -> None:
+        """Thesis §3.10: once the target has the whole log, it may campaign without waiting."""
+        target = self._transfer_target
+        if target and not self._transfer_sent and self._peers[target].match == self.log.last:
+            self._transfer_sent = True
+            self._send(TimeoutNow(self.id, target, self.term))
+
+    def _stop_transfer(self) -> None:
+        self._transfer_target = 0
+        self._transfer_sent = False
 
     def _start_round(self) -> None:
         """One heartbeat round for all reads that came since the last one."""
@@ -794,7 +835,7 @@ class Raft:
                 self._advance_commit()
             return
         retry = self.log.last_index_of_term_at_most(message.hint_term, message.hint_index)
-        progress.refused(message.index, retry)
+        progress.refused(message.index, min(retry, message.hint_index))
 
     def _on_heartbeat_reply(self, message: HeartbeatReply) -> None:
         progress = self._peers.get(message.source)
@@ -802,11 +843,22 @@ class Raft:
             return
         progress.heard()
         progress.round = max(progress.round, message.round)
-        if progress.match < self.log.last < progress.next and progress.may_send(
+        if progress.state is ProgressState.SNAPSHOT:
+            self._ask_for_snapshot(message.source)
+        elif progress.match < self.log.last < progress.next and progress.may_send(
             self.config.appends_in_flight_max, self.config.entries_in_flight_bytes_max
         ):
             # Everything has been sent and not all of it was answered: ask where the peer stands.
             self._send_entries(message.source, progress, ())
+
+    def _ask_for_snapshot(self, peer: int) -> None:
+        """Has the peer been given what the log goes on from? Its answer says so."""
+        previous = self.log.first - 1
+        previous_term = self.log.term_at(previous)
+        assert previous_term is not None, previous
+        self._send(
+            AppendEntries(self.id, peer, self.term, previous, previous_term, (), self.commit)
+        )
 
     def _advance_commit(self) -> None:
         """§5.3, §5.4.2: a majority holds it durably, and it is of this term."""

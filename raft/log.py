@@ -34,10 +34,10 @@ class Log:
         last_time_ns: int = 0,
     ) -> None:
         assert first >= 1 and last >= first - 1, (first, last)
-        self.first = first
-        self.last = last
-        self.last_time_ns = last_time_ns
-        self.recent_bytes = 0
+        self.first: int = first
+        self.last: int = last
+        self.last_time_ns: int = last_time_ns
+        self.recent_bytes: int = 0
         self._recent: dict[int, Entry] = {}
         self._recent_first = last + 1
         self._starts = [start for start, _ in boundaries]

@@ -2,13 +2,15 @@
 
             a reply accepts                 a refusal
     PROBE ───────────────────► REPLICATE ───────────────► PROBE
-      │  the peer needs entries that a snapshot has replaced
-      ▼
-    SNAPSHOT
+      │                            ▲
+      │ the peer needs entries     │ the peer has been given
+      │ that are gone              │ a snapshot
+      └────────► SNAPSHOT ─────────┘
 
 PROBE      one AppendEntries at a time, until the leader knows where the two logs agree.
 REPLICATE  `next` runs ahead of the replies, up to a window of messages and bytes.
-SNAPSHOT   entries are of no use to the peer; it gets heartbeats only.
+SNAPSHOT   entries are of no use to the peer, until it says that it holds what the log goes on
+           from. It is asked with every heartbeat that it answers.
 
 Invariant: match < next. `match` never falls within a term (a durable promise, I4).
 """
@@ -70,7 +72,7 @@ class Progress:
         news = index > self.match
         self.match = max(self.match, index)
         self.next = max(self.next, self.match + 1)
-        if self.state is ProgressState.PROBE and (news or index == self.next - 1):
+        if self.state is not ProgressState.REPLICATE and (news or index == self.next - 1):
             self._enter(ProgressState.REPLICATE)
             self.next = self.match + 1
         return news
@@ -80,7 +82,7 @@ class Progress:
 
         Returns False if the refusal is stale: an answer to a message that a later one overtook.
         """
-        if index <= self.match:
+        if index <= self.match or self.state is ProgressState.SNAPSHOT:
             return False
         if self.state is ProgressState.PROBE and index != self.next - 1:
             return False

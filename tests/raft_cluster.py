@@ -37,6 +37,7 @@ from leftfold.raft import (
     RequestVote,
     RequestVoteReply,
     Role,
+    TimeoutNow,
 )
 
 
@@ -203,6 +204,12 @@ class Cluster:
         self.drain(id)
         return accepted
 
+    def transfer(self, id: int, target: int) -> bool:
+        """Ask a leader to hand over."""
+        accepted = self.raft(id).transfer(target)
+        self.drain(id)
+        return accepted
+
     def sync(self, id: int, count: int | None = None) -> None:
         """The disk finishes its oldest writes, and says so."""
         disk = self.replicas[id].disk
@@ -310,6 +317,8 @@ class Cluster:
     def _write(self, replica: Replica, persist: Persist) -> None:
         self.trace(f"{replica.id} writes {describe_persist(persist)}")
         replica.disk.pending.append(persist)
+        if persist.hard_state is not None:
+            assert persist.hard_state.commit <= len(replica.disk.entries), "I6, if it tears"
         if persist.truncate_from is not None:
             del replica.written[persist.truncate_from - 1 :]
         for entry in persist.entries:
@@ -407,6 +416,8 @@ def describe(message: Message) -> str:
             )
         case HeartbeatReply():
             return f"heartbeat heard, round {message.round} (term {message.term})"
+        case TimeoutNow():
+            return f"campaign now (term {message.term})"
         case _:
             raise AssertionError(message)
 

@@ -5,6 +5,7 @@ A failure prints its seed: `LEFTFOLD_SEED=<seed> pytest tests/test_raft_cluster.
 
 import os
 import random
+from typing import Any
 
 import pytest
 from raft_cluster import Cluster
@@ -23,7 +24,7 @@ class Chaos:
         self.random = random.Random(seed)
         # Small limits make windows fill, bodies leave memory and proposals be refused.
         tight = self.random.random() < 0.5
-        limits = (
+        limits: dict[str, Any] = (
             {
                 "recent_bytes_max": 40,
                 "append_bytes_max": 12,
@@ -86,6 +87,8 @@ class Chaos:
             for other in self.up():
                 if cluster.raft(other).role is Role.LEADER:
                     cluster.read(other)
+        elif act < 0.742:
+            cluster.transfer(id if cluster.leader is None else cluster.leader, rng.choice(self.ids))
         elif act < 0.88:
             pending = len(cluster.replicas[id].disk.pending)
             if pending and rng.random() < self.sync_chance:

@@ -5,6 +5,7 @@ Also the rules that the shell sees (configuration, limits, refusals), and that r
 
 import ast
 from pathlib import Path
+from typing import Any
 
 import pytest
 from raft_cluster import Cluster
@@ -18,8 +19,11 @@ from leftfold.raft import (
     Fetch,
     HardState,
     Heartbeat,
+    HeartbeatReply,
+    InstallSnapshot,
     Log,
     Persist,
+    ProgressState,
     ProtocolViolation,
     Raft,
     Read,
@@ -27,16 +31,15 @@ from leftfold.raft import (
     RequestVoteReply,
     Role,
     StateLost,
-    TimeoutNow,
 )
 from leftfold.raft.messages import AppendEntries, AppendEntriesReply
 
 
-def one(hard_state: HardState | None = None, log: Log | None = None, **limits: int) -> Raft:
+def one(hard_state: HardState | None = None, log: Log | None = None, **limits: Any) -> Raft:
     return Raft(Config(id=1, voters=[1], **limits), hard_state or HardState(), log or Log())
 
 
-def leading(**limits: int) -> Raft:
+def leading(**limits: Any) -> Raft:
     """A leader of term 1 whose first entry is committed and applied."""
     raft = one(**limits)
     raft.tick()
@@ -376,6 +379,23 @@ def test_fetched_entries_that_are_no_longer_the_log_s_are_not_sent() -> None:
     assert not raft.ready()
 
 
+def test_a_peer_that_needs_what_is_gone_is_asked_until_it_has_a_snapshot() -> None:
+    raft = caught_up_late()
+    raft.log.compact(4)
+    raft.step(AppendEntriesReply(3, 1, 2, False, 4, 1, 1))
+    assert not raft.ready().fetch
+    assert raft.progress[3].state is ProgressState.SNAPSHOT
+
+    raft.step(HeartbeatReply(3, 1, 2))
+    assert raft.ready().send_now == (AppendEntries(1, 3, 2, 3, 1, (), 0),)
+    raft.step(AppendEntriesReply(3, 1, 2, False, 3, 1, 1))
+    assert raft.progress[3].state is ProgressState.SNAPSHOT
+    raft.step(AppendEntriesReply(3, 1, 2, True, 3))
+
+    assert raft.progress[3].state is ProgressState.REPLICATE
+    assert raft.ready().fetch == (Fetch(3, 4, 4),)
+
+
 # Configuration and remote mistakes
 
 
@@ -405,7 +425,7 @@ def test_a_configuration_that_contradicts_itself_is_refused(
     ("message", "sentence"),
     [
         (Heartbeat(2, 3, 1, 0), "for replica 3"),
-        (TimeoutNow(2, 1, 0), "later version"),
+        (InstallSnapshot(2, 1, 0, 5, 1, 0, b"", True), "later version"),
         (AppendEntries(2, 1, 1, 0, 0, (Entry(2, 1, 0, 0, b""),), 0), "gap"),
         (AppendEntries(2, 1, 1, 0, 0, (Entry(1, 2, 0, 0, b""),), 0), "gap"),
     ],

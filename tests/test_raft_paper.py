@@ -23,6 +23,7 @@ from leftfold.raft import (
     RequestVote,
     RequestVoteReply,
     Role,
+    TimeoutNow,
 )
 
 ELECTION_TICKS = 10
@@ -803,3 +804,61 @@ def test_a_learner_is_counted_nowhere_and_never_campaigns() -> None:
     cluster.tick(1)
     cluster.settle()
     assert len(cluster.replicas[3].applied) == 2
+
+
+def test_a_leader_hands_over_to_a_peer_that_has_its_whole_log() -> None:
+    """Thesis §3.10: the prior leader stops accepting client requests, brings the target's log up
+    to date, and sends TimeoutNow; "it is very likely to become leader"."""
+    cluster = Cluster(3)
+    cluster.elect(1)
+    cluster.propose(1, b"before")
+    assert not any(isinstance(message, TimeoutNow) for message in cluster.wire)
+
+    assert cluster.transfer(1, 2)
+    assert cluster.propose(1, b"too late") is None
+    cluster.settle()
+
+    assert (cluster.leader, cluster.raft(2).term) == (2, 2)
+    assert cluster.propose(2, b"after") == 4
+    cluster.settle()
+    assert cluster.raft(2).commit == 4
+
+
+def test_a_leader_whose_target_does_not_take_over_goes_on() -> None:
+    """Thesis §3.10: "If leadership transfer does not complete after about an election timeout, the
+    prior leader aborts the transfer and resumes accepting client requests."""
+    cluster = Cluster(3)
+    cluster.elect(1)
+    cluster.crash(2)
+
+    assert cluster.transfer(1, 2)
+    assert cluster.propose(1, b"refused") is None
+    for _ in range(ELECTION_TICKS):
+        cluster.tick(1)
+        cluster.settle()
+
+    assert cluster.leader == 1
+    assert cluster.propose(1, b"accepted") == 2
+
+
+def test_leadership_is_handed_over_only_by_leaders_and_to_voters() -> None:
+    """Thesis §3.10; a learner could not campaign."""
+    cluster = Cluster(2, learners=1)
+    cluster.elect(1)
+
+    assert not cluster.transfer(2, 1)
+    assert [cluster.transfer(1, target) for target in (1, 3, 9)] == [False] * 3
+
+
+def test_only_the_known_leader_can_make_a_follower_campaign() -> None:
+    """Thesis §3.10: the TimeoutNow comes from the leader of this term, or means nothing."""
+    raft = raft_with([1])
+    raft.step(Heartbeat(2, 1, 1, 0))
+    take(raft)
+
+    raft.step(TimeoutNow(3, 1, 1))
+    raft.step(TimeoutNow(2, 1, 0))
+    assert (raft.role, raft.term) == (Role.FOLLOWER, 1)
+    raft.step(TimeoutNow(2, 1, 1))
+
+    assert [m.transfer for m in take(raft) if isinstance(m, RequestVote)] == [True, True]

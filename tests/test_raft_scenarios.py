@@ -65,7 +65,8 @@ class Stage:
             learners=int(options.get("+", 0)),
         )
 
-    def tick(self, id: str, _: str = "x", times: str = "1") -> None:
+    def tick(self, id: str, x: str = "x", times: str = "1") -> None:
+        assert x == "x"
         for _ in range(int(times)):
             self.cluster.tick(int(id))
 
