@@ -96,6 +96,7 @@ class Journal:
     current: Segment = field(init=False)
     spare: Spare = field(init=False)
     reader: Reader = field(init=False)
+    _opened: bool = field(default=False, init=False)
     torn: str | None = field(default=None, init=False)
     """What was cut at the start, in words, if anything was."""
     _unsynced: bool = field(default=False, init=False)
@@ -121,11 +122,15 @@ class Journal:
         try:
             create_directory(directory)
             journal._open(covered)
+            journal._opened = True
         except OSError as error:
             raise OperatorError(
                 f"Cannot use the journal in {directory}: {error.strerror} ({error.filename or 'reading'}). "
                 "This user must be able to read and write it, and the disk must work."
             ) from error
+        finally:
+            if not journal._opened:
+                journal.abandon()
         return journal
 
     @property
@@ -223,6 +228,12 @@ class Journal:
 
     # Inside
 
+    def __attrs_post_init__(self) -> None:
+        self.spare = Spare(self.directory / SPARE_NAME, self.segment_bytes, self.disk)
+        self.reader = Reader(self.contents, self._extent_of)
+        nobody = SegmentHeader(bytes(16), 0, 0, 0, 0, 0, 0, bytes(SALT_BYTES))
+        self.current = Segment(self.directory, -1, nobody, 0, self.disk)
+
     def _take_in(
         self, run: Sequence[Buffer], header: SegmentHeader, seed: int, offset: int
     ) -> bytes:
@@ -288,8 +299,6 @@ class Journal:
     # Starting
 
     def _open(self, covered: int) -> None:
-        self.spare = Spare(self.directory / SPARE_NAME, self.segment_bytes, self.disk)
-        self.reader = Reader(self.contents, self._extent_of)
         found = list_segments(self.directory)
         if not found:
             self._start_segment(1, 0, [])

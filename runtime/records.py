@@ -22,6 +22,9 @@ The seed is a crc over the segment's header, salt included, and the record's own
 the old content of a recycled segment, nor a record at the wrong place, nor bytes that a client sends can speak
 as a record.
 
+Assumed of the disk: a sector that is written when the power fails holds its old or its new bytes, and no other sector
+changes. (A batch begins where the last one ended, so the two may share a sector.)
+
 What a record that does not check means (verdicts of `Scan`):
 
     1  Below the end that the next segment's header gives (`sealed`): corrupt.

@@ -176,8 +176,10 @@ class Segment:
         os.ftruncate(self.file, self.offset)
 
     def close(self) -> None:
-        """Close the file."""
-        os.close(self.file)
+        """Close the file; again is nothing."""
+        if self.file >= 0:
+            os.close(self.file)
+            self.file = -1
 
 
 def _fill(disk: Disk, file: int, path: Path, filled: int, size: int) -> int:

@@ -1,6 +1,7 @@
 """Entries, owners and disks for the tests of the journal."""
 
 from attrs import define, field, frozen
+
 from leftfold.runtime import slots
 from leftfold.runtime.segments import Disk
 
@@ -54,10 +55,10 @@ class FailingDisk:
         """A Disk whose calls go through here."""
         plain = Disk()
 
-        def through(name: str):  # noqa: ANN202
+        def through(name: str):
             call = getattr(plain, name)
 
-            def counted(*arguments):  # noqa: ANN002, ANN202
+            def counted(*arguments):
                 self.calls.append(name)
                 if name == self.fail:
                     self.countdown -= 1

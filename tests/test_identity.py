@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from leftfold.runtime.errors import DirectoryInUse, NewerFormat, NotAReplica, OperatorError
 from leftfold.runtime.identity import load_identity, lock_directory, new_identity, open_identity
 

@@ -9,6 +9,7 @@ import sys
 import pytest
 from attrs import evolve
 from journal_samples import OWNER, FailingDisk, entries, entry, heads, time_of
+
 from leftfold.runtime import slots
 from leftfold.runtime.errors import (
     DISK_FULL,
@@ -467,7 +468,9 @@ if sys.argv[3] == "tmpfs":
 
 def fill(directory, how, *before):
     command = [sys.executable, "-c", FILL, str(directory), os.path.dirname(__file__), how]
-    done = subprocess.run([*before, *command], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [*before, *command], capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
@@ -491,7 +494,7 @@ def test_a_really_full_file_system_loses_nothing_that_was_acknowledged(tmp_path)
     """A tmpfs of 2 MiB in a mount namespace of its own, filled until it refuses."""
     inside = ["unshare", "-rm", "sh", "-c"]
     mount = f"mount -t tmpfs -o size=2m none {tmp_path}"
-    if subprocess.run([*inside, mount], capture_output=True).returncode:
+    if subprocess.run([*inside, mount], capture_output=True, check=False).returncode:
         pytest.skip("no mount namespaces here")
 
     told, found = fill(tmp_path, "tmpfs", *inside, f'{mount} && exec "$0" "$@"')
@@ -735,12 +738,14 @@ def test_the_kernel_refuses_a_sync(tmp_path):
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed")
     trace = ["strace", "-f", "-o", os.devnull, "-e", "trace=fdatasync"]
-    if subprocess.run([*trace, "true"], capture_output=True).returncode:
+    if subprocess.run([*trace, "true"], capture_output=True, check=False).returncode:
         pytest.skip("strace may not trace here")
     command = [sys.executable, "-c", INJECTED, str(tmp_path / "j"), os.path.dirname(__file__)]
     inject = ["-e", "inject=fdatasync:error=EIO:when=20"]
 
-    done = subprocess.run([*trace, *inject, *command], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [*trace, *inject, *command], capture_output=True, text=True, timeout=120, check=False
+    )
 
     assert done.returncode == EXIT_JOURNAL_FAILED, done.stderr
     *told, failed = done.stdout.splitlines()

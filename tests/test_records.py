@@ -7,6 +7,7 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 from journal_samples import OWNER, entries
+
 from leftfold.runtime.records import (
     BLOCK_BYTES,
     CORRUPT,

@@ -6,6 +6,7 @@ import os
 import pytest
 from attrs import evolve
 from journal_samples import OWNER, FailingDisk, entries
+
 from leftfold.runtime.errors import (
     DISK_FULL,
     FSYNC_FAILED,
