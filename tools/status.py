@@ -66,9 +66,12 @@ def status(
         after = take_sample(directory)
         report, before = make_report(directory, before, after), after
     if not watch:
-        print(json_module.dumps(report, indent=2)) if json else Console(highlight=False).print(
-            show(report)
-        )
+        if json:
+            print(json_module.dumps(report, indent=2))
+        else:
+            console = Console(highlight=False)
+            console.print(_headline(report), soft_wrap=True)
+            console.print(_hops(report), _rings(report))
         return
     _watch(directory, before, report, as_json=json)
 

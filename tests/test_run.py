@@ -1,0 +1,198 @@
+"""`leftfold run` and `leftfold status` with real processes: ready, Ctrl-C, kill -9, and what is said of each."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from replica import DEADLINE_S, leavings, wait_until
+
+from leftfold.tools.cli import call
+from leftfold.tools.run import Display
+from leftfold.tools.status import is_leftfold
+
+pytestmark = pytest.mark.xdist_group("serial")
+
+APP = "leftfold.actors.ledger:app"
+
+
+class Run:
+    """One `leftfold run`, with what it prints in files."""
+
+    def __init__(self, directory: Path, *arguments: str) -> None:
+        self.directory = directory
+        number = len(list(directory.parent.glob("*.out")))
+        self.out = directory.with_suffix(f".{number}.out")
+        self.err = directory.with_suffix(f".{number}.err")
+        with self.out.open("wb") as out, self.err.open("wb") as err:
+            self.process = subprocess.Popen(
+                [
+                    *(sys.executable, "-P", "-m", "leftfold.tools.cli", "run", APP),
+                    *("--dir", str(directory), "--port", "0", *arguments),
+                ],
+                stdout=out,
+                stderr=err,
+            )
+
+    def wait_for(self, wanted: str) -> str:
+        """Wait until stdout holds this; all of stdout."""
+
+        def shown() -> str | None:
+            text = self.out.read_text()
+            assert self.process.poll() is None or wanted in text, self.err.read_text()
+            return text if wanted in text else None
+
+        found: str = wait_until(shown, f"{wanted} on stdout")
+        return found
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path / "data"
+    assert leavings(tmp_path / "data") == []
+
+
+def status_of(directory: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    assert call(["status", str(directory), "--json"]) == 0
+    report: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return report
+
+
+def test_a_replica_says_that_it_is_ready_and_ctrl_c_stops_it_without_a_traceback(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    running = Run(directory)
+    ready = running.wait_for("Ready on")
+    report = status_of(directory, capsys)
+    running.process.send_signal(signal.SIGINT)
+    code = running.process.wait(DEADLINE_S)
+
+    assert ready.startswith(f"Ready on 127.0.0.1:{report['port']}, data in {directory}")
+    for name, process in report["processes"].items():
+        assert f"{name} {process['pid']}" in ready
+        assert process["alive"]
+    assert report["state"] == "ready"
+    assert report["indices"]["applied"] == 1
+    assert report["hops"]["journal"]["fsync_ns"]["count"] >= 1
+    assert code == 0
+    assert "Traceback" not in running.err.read_text()
+    assert running.err.read_text().endswith("Stopped.\n")
+    assert status_of(directory, capsys)["state"] == "stopped"
+
+
+def test_status_works_for_a_replica_that_was_killed(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    running = Run(directory)
+    running.wait_for("Ready on")
+    pids = [process["pid"] for process in status_of(directory, capsys)["processes"].values()]
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    running.process.wait(DEADLINE_S)
+    wait_until(lambda: not any(is_leftfold(pid) for pid in pids), "all five are gone")
+
+    report = status_of(directory, capsys)
+    call(["status", str(directory)])
+
+    shown = capsys.readouterr().out
+    assert not report["alive"]
+    assert report["indices"]["durable"] == 1
+    assert "dead (it was ready)" in shown
+    assert "(gone)" in shown
+
+
+def test_with_json_every_event_is_an_object(directory: Path) -> None:
+    running = Run(directory, "--json")
+    running.wait_for('"ready"')
+    running.process.terminate()
+    code = running.process.wait(DEADLINE_S)
+
+    events = [json.loads(line) for line in running.out.read_text().splitlines()]
+    names = [event["event"] for event in events]
+    ready = events[names.index("ready")]
+    assert code == 0
+    assert names[0] == "starting"
+    assert names[-1] == "stopped"
+    assert ready["address"][0] == "127.0.0.1"
+    assert ready["index"] == 1
+
+
+def test_a_process_that_is_killed_is_named_and_all_four_start_again(directory: Path) -> None:
+    running = Run(directory)
+    running.wait_for("Ready on")
+    pids = json.loads((directory / "replica.json").read_text())["pids"]
+    os.kill(pids["journal"], signal.SIGKILL)
+
+    shown = wait_until(
+        lambda: (running.out.read_text().count("Ready on") == 2) and running.err.read_text(),
+        "ready again",
+    )
+
+    running.process.terminate()
+    assert running.process.wait(DEADLINE_S) == 0
+    assert "The journal process was ended by signal 9" in shown
+
+
+def test_a_second_replica_in_the_same_directory_is_refused(directory: Path) -> None:
+    first = Run(directory)
+    first.wait_for("Ready on")
+
+    second = Run(directory)
+    code = second.process.wait(DEADLINE_S)
+
+    first.process.terminate()
+    first.process.wait(DEADLINE_S)
+    assert code == 1
+    assert "is in use by pid" in second.err.read_text()
+    assert len(second.err.read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("nowhere:app", "There is no module nowhere"),
+        ("leftfold.actors.ledger:ap", "write leftfold.actors.ledger:app"),
+        ("leftfold.actors.ledger:Deposit", "is not an App"),
+        ("bank.py", "write bank:app"),
+        ("bank", "write module:attribute"),
+    ],
+)
+def test_an_app_that_is_not_there_is_one_sentence(
+    name: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = call(["run", name, "--dir", str(tmp_path / "data")])
+
+    shown = capsys.readouterr()
+    assert code == 1
+    assert said in shown.err
+    assert len(shown.err.splitlines()) == 1
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_replay_without_a_terminal_is_told_in_plain_lines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    display = Display(tmp_path)
+    display.observe("replaying", {"applied": 100, "last": 1000})
+    display.observe(
+        "overrun", {"index": 7, "ordinal": 1, "message": 3, "budget_ms": 10, "stack": "X"}
+    )
+    display.observe("parked", {"error": "Parked: [the] command."})
+
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("Replaying: 100 of 1000 entries")
+    assert lines[1].startswith("The handler at 7.1 (message 3) runs for more than 10 ms")
+    assert lines[2] == "X"
+    assert lines[3] == "Parked: [the] command."
+
+
+def test_status_of_a_directory_without_a_replica_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(["status", str(tmp_path)]) == 1
+    assert "holds no replica" in capsys.readouterr().err
