@@ -483,7 +483,10 @@ static void route_answer(struct gate *gate, const uint8_t *slot)
             &gate->subscriptions, route->connection, slot + WIRE_SESSION_OFFSET, request);
         if (!subscription)
             return;
-        subscriptions_start(&gate->subscriptions, subscription);
+        if (wire_u16(slot + 6) & 1) /* partial: the client asks again behind what it now gets */
+            subscriptions_remove(&gate->subscriptions, subscription);
+        else
+            subscriptions_start(&gate->subscriptions, subscription);
         gate->retained_number = route->connection;
         gate->retained_generation = connection->generation;
     }
