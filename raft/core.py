@@ -67,7 +67,7 @@ from .messages import (
 )
 from .progress import Progress, ProgressState
 from .quorum import Quorum, agreed, lost, won
-from .ready import Fetch, Persist, Read, Ready
+from .ready import NOTHING, Fetch, Persist, Read, Ready
 
 
 class Role(Enum):
@@ -157,6 +157,14 @@ class _PendingRead:
     round: int
 
 
+def _check_recovered(hard_state: HardState, log: Log, applied: int) -> None:
+    if hard_state.commit > log.last or not log.first - 1 <= applied <= log.last:
+        raise StateLost(
+            f"Committed up to {hard_state.commit} and a snapshot at {applied}, "
+            f"but the log is {log.first}…{log.last}: entries were lost."
+        )
+
+
 class Raft:
     """One replica. Not thread-safe, not re-entrant.
 
@@ -168,11 +176,7 @@ class Raft:
         self, config: Config, hard_state: HardState, log: Log, applied: int | None = None
     ) -> None:
         applied = log.first - 1 if applied is None else applied
-        if hard_state.commit > log.last or applied > log.last or applied < log.first - 1:
-            raise StateLost(
-                f"Committed up to {hard_state.commit} and a snapshot at {applied}, "
-                f"but the log is {log.first}…{log.last}: entries were lost."
-            )
+        _check_recovered(hard_state, log, applied)
         self.config = config
         self.log = log
         self.role = Role.FOLLOWER
@@ -186,7 +190,6 @@ class Raft:
         self._quorum: Quorum = (config.voters,)
         self._random = random.Random(config.seed * 1_000_003 + config.id)
 
-        # Elections.
         self._votes: dict[int, bool] = {}
         self._election_elapsed = 0
         self._heartbeat_elapsed = 0
@@ -341,6 +344,7 @@ class Raft:
         """
         if not self._term_start_index or target not in self.config.voters - {self.id}:
             return False
+        self._stop_transfer()
         self._transfer_target = target
         self._election_elapsed = 0
         for progress in self._peers.values():
@@ -369,7 +373,7 @@ class Raft:
             self._unapplied_bytes -= self._unapplied.popleft()[1]
 
     def fetched(self, peer: int, entries: tuple[Entry, ...]) -> None:
-        """The journal has read what a Fetch asked for (fewer entries will do, from `first` on).
+        """The journal has read what a Fetch asked for.
 
         Time has passed since: only what still is our log goes out.
         """
@@ -396,37 +400,46 @@ class Raft:
         persist = self._take_persist()
         apply = self._take_apply()
         self.log.drop_bodies_over(self.config.recent_bytes_max, self._durable_last + 1)
+        released = self._take_released() if self._send_waiting else ()
+        reads = self._take_reads() if self._reads else ()
         shown = (self.role, self.term, self.leader_id)
-        released: list[Message] = []
-        while self._send_waiting and self._send_waiting[0][0] <= self._persisted:
-            _, message = self._send_waiting.popleft()
-            if self._is_still_meant(message):
-                released.append(message)
+        role_changed = shown != self._shown
+        term_to_start = self.role is Role.LEADER and not self._term_start_index
+        something = persist or apply or released or reads or role_changed or term_to_start
+        if not (something or self._send_now or self._fetch):
+            return NOTHING
         ready = Ready(
             send_now=tuple(self._send_now),
             persist=persist,
-            send_after_persist=tuple(released),
+            send_after_persist=released,
             apply=apply,
-            reads=self._take_reads(),
+            reads=reads,
             fetch=tuple(self._fetch),
-            role_changed=shown != self._shown,
-            term_to_start=self.role is Role.LEADER and not self._term_start_index,
+            role_changed=role_changed,
+            term_to_start=term_to_start,
         )
         self._shown = shown
         self._send_now.clear()
         self._fetch.clear()
         return ready
 
+    def _take_released(self) -> tuple[Message, ...]:
+        """The messages whose persist has been reported, as far as they still mean something."""
+        released: list[Message] = []
+        while self._send_waiting and self._send_waiting[0][0] <= self._persisted:
+            _, message = self._send_waiting.popleft()
+            if self._is_still_meant(message):
+                released.append(message)
+        return tuple(released)
+
     def _take_persist(self) -> Persist | None:
         first = self._given_last + 1
         entries = self.log.entries(first, self.log.last) if first <= self.log.last else ()
         assert entries is not None, "what is not durable stays in memory"
-        # I6: the commit that goes to disk never passes what is on that disk already. A higher
-        # commit alone is no reason to write.
+        if not entries and self._truncate_from is None and not self._hard_state_changed():
+            return None  # A higher commit index alone is no reason to write.
+        # I6: the commit that goes to disk never passes what is on that disk already.
         hard_state = HardState(self.term, self.voted_for, min(self.commit, self._durable_last))
-        changed = self._hard_state_changed()
-        if not entries and self._truncate_from is None and not changed:
-            return None
         self._sequence += 1
         persist = Persist(
             sequence=self._sequence,
@@ -448,8 +461,6 @@ class Raft:
         return first, last
 
     def _take_reads(self) -> tuple[Read, ...]:
-        if not self._reads:
-            return ()
         rounds = {peer: progress.round for peer, progress in self._peers.items()}
         confirmed = agreed(self._quorum, rounds | {self.id: self._round})
         reads: list[Read] = []
@@ -806,7 +817,7 @@ class Raft:
             if entries is None:
                 progress.fetching = True
                 last = min(self.log.recent_first - 1, self.log.last)
-                self._fetch.append(Fetch(peer, progress.next, last))
+                self._fetch.append(Fetch(peer, progress.next, last, config.append_bytes_max))
                 return
             self._send_entries(peer, progress, entries)
 

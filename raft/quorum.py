@@ -24,7 +24,7 @@ def agreed(quorum: Quorum, numbers: Mapping[int, int]) -> int:
     """The highest number that a majority of every half has reached; absent voters have 0."""
     assert quorum and all(quorum)
     return min(
-        sorted((numbers.get(voter, 0) for voter in half), reverse=True)[majority(len(half)) - 1]
+        sorted([numbers.get(voter, 0) for voter in half], reverse=True)[majority(len(half)) - 1]
         for half in quorum
     )
 

@@ -56,11 +56,16 @@ class Read:
 
 @frozen
 class Fetch:
-    """Entries for `peer` that are no longer in memory: read them, call Raft.fetched(...)."""
+    """Entries for `peer` that are no longer in memory: read them, call Raft.fetched(...).
+
+    Read from `first` on as many as `bytes_max` of bodies allow, but at least one; the rest is
+    asked for again. All of them are durable, so the journal has them.
+    """
 
     peer: int
     first: int
     last: int
+    bytes_max: int
 
 
 @frozen
@@ -81,7 +86,7 @@ class Ready:
     term_to_start: bool = False
 
     def __bool__(self) -> bool:
-        return self != NOTHING
+        return self is not NOTHING and self != NOTHING
 
 
 NOTHING = Ready()

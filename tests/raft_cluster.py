@@ -239,8 +239,11 @@ class Cluster:
         replica = self.replicas[id]
         if replica.fetches:
             wanted = replica.fetches.popleft()
-            # Only what the disk has: the core may ask for what is being written.
-            found = replica.disk.entries[wanted.first - 1 : wanted.last]
+            found: list[Entry] = []
+            for entry in replica.disk.entries[wanted.first - 1 : wanted.last]:
+                if found and sum(len(e.body) for e in (*found, entry)) > wanted.bytes_max:
+                    break
+                found.append(entry)
             self.raft(id).fetched(wanted.peer, tuple(found))
             self.drain(id)
 

@@ -13,7 +13,7 @@ from raft_cluster import Cluster
 from leftfold.raft import Role
 
 REPLAYED = os.environ.get("LEFTFOLD_SEED")
-SEEDS = [int(REPLAYED)] if REPLAYED else list(range(1, 61))
+SEEDS = [int(REPLAYED)] if REPLAYED else list(range(1, 41))
 STEPS = 5_000
 
 

@@ -356,7 +356,7 @@ def test_what_is_not_in_memory_is_fetched_and_sent() -> None:
     raft = caught_up_late()
     raft.step(AppendEntriesReply(3, 1, 2, False, 4, 2, 1))
 
-    assert raft.ready().fetch == (Fetch(3, 3, 4),)
+    assert raft.ready().fetch == (Fetch(3, 3, 4, 1 << 20),)
     assert raft.ready().fetch == (), "asked once"
     entries = tuple(Entry(index, 1, 0, 0, b"") for index in (3, 4))
     raft.fetched(3, entries)
@@ -373,7 +373,7 @@ def test_fetched_entries_that_are_no_longer_the_log_s_are_not_sent() -> None:
 
     ready = raft.ready()
     assert ready.send_now == ()
-    assert ready.fetch == (Fetch(3, 3, 4),), "asked again"
+    assert ready.fetch == (Fetch(3, 3, 4, 1 << 20),), "asked again"
     raft.fetched(2, ())
     raft.fetched(9, ())
     assert not raft.ready()
@@ -393,7 +393,7 @@ def test_a_peer_that_needs_what_is_gone_is_asked_until_it_has_a_snapshot() -> No
     raft.step(AppendEntriesReply(3, 1, 2, True, 3))
 
     assert raft.progress[3].state is ProgressState.REPLICATE
-    assert raft.ready().fetch == (Fetch(3, 4, 4),)
+    assert raft.ready().fetch == (Fetch(3, 4, 4, 1 << 20),)
 
 
 # Configuration and remote mistakes
