@@ -8,8 +8,19 @@ import random
 import sys
 
 import attrs
-from leftfold.actors import App, Command, Context, Rejected, actor, handler, message, on_timer
-from leftfold.actors import query, state
+
+from leftfold.actors import (
+    App,
+    Command,
+    Context,
+    Rejected,
+    actor,
+    handler,
+    message,
+    on_timer,
+    query,
+    state,
+)
 from leftfold.actors.layout import COMMAND, EntryKind, SlotType, padded
 from leftfold.actors.limits import SECOND_NS, Limits
 from leftfold.actors.machine import Machine, Outputs
@@ -276,40 +287,50 @@ def random_command(rng: random.Random) -> tuple[str, object]:
 
 
 def random_log(seed: int, entries: int) -> list[Entry]:
-    """A log of sessions that retry, skip numbers, fall silent and send rubbish."""
+    """A log of sessions that retry, skip numbers, fall silent and send rubbish.
+
+    A machine follows the log while it is made, so that most requests are the next in line.
+    """
     rng = random.Random(seed)
     sessions = [bytes([n]) * 16 for n in range(1, 8)]
-    last = dict.fromkeys(sessions, 0)
+    machine = Machine(app, LIMITS, 7)
     time_ns = 0
     log: list[Entry] = [(time_ns, EntryKind.TERM_START, b"")]
     for _ in range(entries):
+        fold(machine, log)
         time_ns += rng.randrange(0, 4 * SECOND_NS)
         chance = rng.random()
         if chance < 0.02:
             time_ns += 500 * SECOND_NS
             log.append((time_ns, EntryKind.TERM_START, b""))
-            continue
-        if chance < 0.2:
+        elif chance < 0.2:
             log.append((time_ns, EntryKind.TIME, b""))
-            continue
-        slots: list[bytes] = []
-        for _ in range(rng.randrange(1, 6)):
-            session = rng.choice(sessions)
-            chance = rng.random()
-            if chance < 0.1:
-                slots.append(control_slot(SlotType.OPEN, session))
-            elif chance < 0.12:
-                slots.append(control_slot(SlotType.CLOSE, session))
-                last[session] = 0
-            else:
-                request = max(1, last[session] + rng.choice((1, 1, 1, 1, 0, -1, 2)))
-                last[session] = max(last[session], request)
-                key, command = random_command(rng)
-                unanswered = rng.randrange(1, 5)
-                slot = command_slot(session, request, unanswered, key, command)
-                slots.append(damaged(slot, rng) if rng.random() < 0.05 else slot)
-        log.append((time_ns, EntryKind.COMMANDS, b"".join(slots)))
+        else:
+            slots = b"".join(random_slots(rng, sessions, machine))
+            log.append((time_ns, EntryKind.COMMANDS, slots))
     return log
+
+
+def random_slots(rng: random.Random, sessions: list[bytes], machine: Machine) -> list[bytes]:
+    """The slots of one entry."""
+    slots: list[bytes] = []
+    asked: dict[bytes, int] = {}
+    for _ in range(rng.randrange(1, 6)):
+        id = rng.choice(sessions)
+        session = machine.state.sessions.by_id.get(id)
+        chance = rng.random()
+        if chance < (0.05 if session else 0.7):
+            slots.append(control_slot(SlotType.OPEN, id))
+        elif chance < 0.07:
+            slots.append(control_slot(SlotType.CLOSE, id))
+        else:
+            last = asked.get(id, session.last if session else 0)
+            request = max(1, last + rng.choice((1, 1, 1, 1, 1, 1, 0, -1, 2)))
+            asked[id] = last + 1 if request == last + 1 else last
+            key, command = random_command(rng)
+            slot = command_slot(id, request, rng.randrange(1, 5), key, command)
+            slots.append(damaged(slot, rng) if rng.random() < 0.05 else slot)
+    return slots
 
 
 def damaged(slot: bytes, rng: random.Random) -> bytes:

@@ -3,9 +3,10 @@
 import sys
 
 import pytest
+from sample_bank import Account, Moved
+
 from leftfold.actors import DefinitionError, actor
 from leftfold.actors.actor import declaration
-from sample_bank import Account, Moved
 
 PRELUDE = """
 import typing, weakref
@@ -82,14 +83,14 @@ def test_what_cannot_be_replicated_is_refused_with_a_remedy(
     monkeypatch.setitem(sys.modules, module.__name__, module)
 
     with pytest.raises(DefinitionError, match=remedy):
-        exec(PRELUDE + text, vars(module))
+        exec(PRELUDE + text, vars(module))  # noqa: S102
 
 
 def test_the_same_class_without_the_fault_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     module = type(sys)("accepted_actor")
     monkeypatch.setitem(sys.modules, module.__name__, module)
 
-    exec(PRELUDE + "class A:\n    x: int = 0" + GOOD, vars(module))
+    exec(PRELUDE + "class A:\n    x: int = 0" + GOOD, vars(module))  # noqa: S102
 
     assert declaration(module.A).methods[0].name == "A.add"
 

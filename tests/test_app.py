@@ -3,9 +3,10 @@
 import sys
 
 import pytest
+from sample_bank import Account, Balance, BalanceOf, Deposit, Held, Moved, Release, Unhold, app
+
 from leftfold.actors import App, DefinitionError
 from leftfold.actors.app import decode_key, encode_key, reply_types
-from sample_bank import Account, Balance, BalanceOf, Deposit, Held, Moved, Release, Unhold, app
 
 PRELUDE = """
 from leftfold.actors import *
@@ -77,7 +78,7 @@ def test_classes_that_do_not_fit_together_are_refused(
 ) -> None:
     module = type(sys)("refused_app")
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    exec(PRELUDE, vars(module))
+    exec(PRELUDE, vars(module))  # noqa: S102
     classes = [getattr(module, name) for name in actors.split(", ") if name]
 
     with pytest.raises(DefinitionError, match=REFUSED[actors]):

@@ -7,6 +7,7 @@ import textwrap
 import attrs
 import msgspec
 import pytest
+
 from leftfold.actors import Command, DefinitionError, message
 from leftfold.actors.app import encode_body
 from leftfold.actors.message import message_id
@@ -120,7 +121,7 @@ def test_what_does_not_survive_encoding_is_refused_with_a_remedy(
     monkeypatch.setitem(sys.modules, module.__name__, module)
 
     with pytest.raises(DefinitionError, match=remedy):
-        exec(PRELUDE + text, vars(module))
+        exec(PRELUDE + text, vars(module))  # noqa: S102
 
 
 def test_a_class_constant_is_allowed() -> None:
