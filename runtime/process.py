@@ -11,9 +11,10 @@ import json
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from attrs import define
 from setproctitle import setproctitle
@@ -205,5 +206,23 @@ RUN = {
     LOGIC: _run_logic,
 }
 
+
+def _end() -> NoReturn:
+    """Run, and leave without the interpreter's own ending.
+
+    That would take apart the mapped rings in no particular order, under what still points into them; after a
+    sentence or a traceback it ended in a crash that hid both. What must be closed was closed by then.
+    """
+    status = 1
+    try:
+        status = main()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    _end()

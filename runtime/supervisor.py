@@ -114,13 +114,14 @@ class Supervisor:
                 died = self._watch()
             finally:
                 self._end_all()
-            if died is None or (self.stopping and self.failure is None):
-                self._publish("stopped")
-                self.observer("stopped", {})
-                return EXIT_STOPPED
+            # First: a disk that fails while the drained journal closes is no good end.
             if self.failure is not None:
                 self._publish("failed", error=self.failure)
                 raise OperatorError(self.failure)
+            if died is None or self.stopping:
+                self._publish("stopped")
+                self.observer("stopped", {})
+                return EXIT_STOPPED
             parked = self._count_crash(died)
             if parked is not None:
                 self._publish("parked", error=parked)
@@ -196,6 +197,8 @@ class Supervisor:
                     )
                     return child.name
             now = time.monotonic()
+            if self.stopping and not self.served:
+                return None  # Nobody was promised anything yet.
             if self.stopping and not draining:
                 draining = True
                 deadline = now + self.config.drain_s + 1.0
