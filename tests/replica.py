@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from leftfold.runtime.config import ReplicaConfig
 from leftfold.runtime.topology import PROCESSES, segment_prefix
 
 DEADLINE_S = 60.0
@@ -50,17 +51,19 @@ class RunningReplica:
     """One supervisor with its processes."""
 
     def __init__(self, directory: Path, app: str, **config: Any) -> None:
-        from leftfold.runtime.config import ReplicaConfig
-
         self.directory = directory
-        self.config = ReplicaConfig(
-            directory=directory, app=app, app_directory=str(APPS), **({"port": 0} | config)
-        )
+        self.config = self.configured(directory, app, **config)
         self.log = directory.with_suffix(".log")
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", RUNNER, self.config.to_json()], stdout=log, stderr=log
             )
+
+    @staticmethod
+    def configured(directory: Path, app: str, **config: Any) -> ReplicaConfig:
+        """The config of a start in a test, any field of which may be given."""
+        defaults = {"app_directory": str(APPS), "port": 0}
+        return ReplicaConfig(directory=directory, app=app, **(defaults | config))
 
     def status(self) -> dict[str, Any]:
         """What replica.json says, if it is there."""

@@ -1,0 +1,538 @@
+"""A whole replica with real processes: what it promises to its clients and to the person who runs it.
+
+Every replica here is a supervisor with its four processes, in a directory of its own. Clients check every answer (see
+asking.py); processes are ended with kill -9, and nothing is waited for but conditions. The long campaigns are in
+test_replica_campaign.py.
+"""
+
+import contextlib
+import json
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from asking import (
+    ADD,
+    ADD_LATER,
+    DAWDLE,
+    EXIT,
+    FAIL,
+    Asker,
+    Line,
+    askers,
+    line,
+    port_of,
+    total_of,
+)
+from leftfold.actors.layout import Status
+from leftfold.runtime import frames
+from leftfold.runtime.config import TransportLimits
+from leftfold.runtime.topology import PROCESSES
+from leftfold.shm import Counters
+from leftfold.tools.history import open_history
+from replica import DEADLINE_S, RunningReplica, leavings, replica, wait_until
+
+pytestmark = pytest.mark.xdist_group("serial")
+
+YEAR_S = 365 * 86_400.0
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[Path]:
+    """Where the replica of a test lives; afterwards nothing of it may be left in memory."""
+    place = tmp_path / "replica"
+    yield place
+    assert leavings(place) == []
+    assert processes_of(place) == []
+
+
+def processes_of(directory: Path) -> list[int]:
+    """The processes of a replica that still run; each has the directory in its title."""
+    found: list[int] = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            title = (entry / "cmdline").read_bytes() if entry.name.isdecimal() else b""
+            if title.startswith(b"leftfold: ") and os.fsencode(directory) in title:
+                found.append(int(entry.name))
+    return found
+
+
+def refusal(directory: Path, **config: Any) -> tuple[int, str]:
+    """Start a replica that must not run: (exit code, the only sentence that it printed)."""
+    log = directory.with_suffix(".log")
+    before = len(log.read_text()) if log.exists() else 0
+    starting = RunningReplica(directory, config.pop("app", "counting:app"), **config)
+    code = starting.process.wait(DEADLINE_S)
+    printed = starting.output()[before:].splitlines()
+    sentences = [text for text in printed if not text.startswith("[")]
+    assert len(sentences) == 1, "\n".join(printed)
+    return code, sentences[0]
+
+
+def finished(working: list[Asker]) -> None:
+    """Every client has every answer, and each was right."""
+    for asker in working:
+        asker.finish()
+
+
+def make_progress(working: list[Asker], answers: int = 50) -> None:
+    """Wait until every client has this many answers more."""
+    goals = [asker.answered + answers for asker in working]
+
+    def reached() -> bool:
+        for asker in working:
+            if asker.failure is not None:
+                raise asker.failure
+        return all(asker.answered >= goal for asker, goal in zip(working, goals, strict=True))
+
+    wait_until(reached, f"every client gets {answers} answers more")
+
+
+def figure(directory: Path, process: str, name: str) -> int:
+    """One counter of a replica, read without disturbing it."""
+    return Counters.read(directory / "counters")[process].counters[name]
+
+
+# Answers
+
+
+def test_a_command_is_answered_and_survives_a_restart(directory: Path) -> None:
+    with replica(directory) as running, line(running) as client:
+        assert total_of(client.ask(1, ADD, amount=3)) == {"value": 3, "commands": 1}
+        assert total_of(client.ask(2, ADD, amount=4)) == {"value": 7, "commands": 2}
+        assert client.read() == {"value": 7, "commands": 2}
+        assert running.stop() == 0
+
+    with replica(directory) as running, line(running, client.session) as again:
+        assert isinstance(again.opened, frames.Reply) and again.opened.last_request == 2
+        assert again.read() == {"value": 7, "commands": 2}
+        assert total_of(again.ask(3, ADD, amount=1)) == {"value": 8, "commands": 3}
+
+
+def test_the_same_request_is_answered_alike_also_after_a_restart(directory: Path) -> None:
+    with replica(directory) as running, line(running) as client:
+        first = client.ask(1, ADD, amount=5)
+        assert client.ask(1, ADD, amount=5) == first
+        running.kill("logic")
+        running.wait_for("ready", generation=2)
+        with line(running, client.session) as second:
+            assert second.ask(1, ADD, amount=5) == first
+        assert running.stop() == 0
+
+    with replica(directory) as running, line(running, client.session) as third:
+        assert third.ask(1, ADD, amount=5) == first
+        assert third.read() == {"value": 5, "commands": 1}
+        assert third.ask(2, ADD, amount=1, unanswered=1).status == Status.OK
+        assert third.ask(1, ADD, amount=5).status == Status.ANSWER_FORGOTTEN
+
+
+# Deaths
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_a_killed_process_costs_no_answer(directory: Path, process: str) -> None:
+    """All four start again by themselves; every answer is right, once, and nothing is lost."""
+    with replica(directory) as running, askers(lambda: port_of(directory)) as working:
+        make_progress(working)
+        old = {name: running.pid(name) for name in PROCESSES}
+        running.kill(process)
+        status = running.wait_for("ready", generation=2)
+        assert not set(old.values()) & {status["pids"][name] for name in PROCESSES}
+        make_progress(working)
+        finished(working)
+        for asker in working:
+            with line(running) as client:
+                assert client.read(asker.key) == {"value": asker.total, "commands": asker.asked}
+        assert [death["process"] for death in running.events("died")] == [process]
+        assert running.stop() == 0
+
+
+def test_a_killed_supervisor_takes_all_with_it_and_the_next_start_recovers(directory: Path) -> None:
+    with askers(lambda: port_of(directory)) as working:
+        with replica(directory) as running:
+            make_progress(working)
+            running.kill("supervisor")
+            wait_until(lambda: not processes_of(directory), "the four end with their supervisor")
+            assert running.process.wait(DEADLINE_S) == -signal.SIGKILL
+            assert leavings(directory) == []
+        with replica(directory) as running:
+            make_progress(working)
+            finished(working)
+            assert running.stop() == 0
+    applied = {asker.key: asker.total for asker in working}
+    with replica(directory) as running, line(running) as client:
+        assert {key: client.read(key)["value"] for key in applied} == applied
+
+
+def test_a_supervisor_killed_while_it_starts_leaves_nothing_behind_the_next_start(
+    directory: Path,
+) -> None:
+    """Then the shared memory still has its names: the next start removes them."""
+    starting = RunningReplica(directory, "counting:app")
+    wait_until(lambda: leavings(directory), "the shared memory has names")
+    starting.process.kill()
+    starting.end()
+    wait_until(lambda: not processes_of(directory), "the four end with their supervisor")
+    with replica(directory) as running, line(running) as client:
+        assert leavings(directory) == []
+        assert total_of(client.ask(1, ADD, amount=1))["value"] == 1
+        assert running.stop() == 0
+
+
+# Stopping
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_drains(directory: Path, number: signal.Signals) -> None:
+    """What was taken in is answered, what was not is not applied, and the exit code is 0."""
+    answered = 0
+    with replica(directory) as running, line(running) as client:
+        client.send(
+            b"".join(
+                frames.command(ADD, client.session, request, request, b"a", b"\x81\xa6amount\x01")
+                for request in range(1, 3001)
+            )
+        )
+        running.process.send_signal(number)
+        with contextlib.suppress(ConnectionError):
+            while True:
+                frame = client.receive()
+                if isinstance(frame, frames.Reply):
+                    answered += 1
+                    assert frame.request == answered
+                    assert total_of(frame)["value"] == answered
+        assert running.process.wait(DEADLINE_S) == 0
+        assert running.status()["state"] == "stopped"
+
+    with replica(directory) as running, line(running, client.session) as again:
+        assert isinstance(again.opened, frames.Reply)
+        assert again.opened.last_request == answered
+
+
+def test_a_second_signal_stops_at_once(directory: Path) -> None:
+    """A handler that takes an hour keeps the drain waiting, but not the second signal."""
+    with replica(directory, drain_s=3600.0) as running, line(running) as client:
+        client.ask(1, ADD, amount=1)
+        client.command(2, DAWDLE, "a", seconds=3600.0)
+        wait_until(lambda: running.events("overrun"), "the handler runs")
+        running.process.send_signal(signal.SIGTERM)
+        running.wait_for("draining")
+        assert running.process.poll() is None
+        running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(DEADLINE_S) == 0
+
+
+def test_a_signal_during_the_start_stops_without_a_drain(directory: Path) -> None:
+    """Nobody was served yet, so there is nothing to finish, however long the drain may take."""
+    with replica(directory, drain_s=3600.0) as running, line(running) as client:
+        client.command(1, DAWDLE, "a", seconds=3600.0)
+        wait_until(lambda: running.events("overrun"), "the handler runs")
+        running.kill("logic")
+        wait_until(lambda: running.status()["generation"] == 2, "the second generation starts")
+        running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(DEADLINE_S) == 0
+
+
+# Starts that are refused
+
+
+def test_a_second_start_in_the_same_directory_is_refused(directory: Path) -> None:
+    with replica(directory) as running, line(running) as client:
+        client.ask(1, ADD, amount=1)
+        code, sentence = refusal(directory)
+        assert code == 1
+        assert f"in use by pid {running.process.pid}" in sentence
+        assert running.status()["state"] == "ready"
+        assert total_of(client.ask(2, ADD, amount=1))["value"] == 2
+
+
+def test_a_start_that_cannot_be_is_one_sentence_and_costs_nothing(
+    directory: Path, tmp_path: Path
+) -> None:
+    """A port in use, an unknown module, the directory of another app."""
+    with replica(directory) as running, line(running) as client:
+        client.ask(1, ADD, amount=1)
+        assert running.stop() == 0
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, sentence = refusal(directory, port=port)
+    assert code == 1
+    assert f"Port {port}" in sentence and "--port" in sentence
+
+    code, sentence = refusal(directory, app_directory=str(tmp_path))
+    assert code == 1
+    assert "no module counting" in sentence
+
+    code, sentence = refusal(directory, app="leftfold.actors.ledger:app")
+    assert code == 1
+    assert "counting:app" in sentence and "leftfold.actors.ledger:app" in sentence
+
+    with replica(directory) as running, line(running) as client:
+        assert client.read()["value"] == 1
+
+
+def test_an_unwritable_directory_is_named() -> None:
+    """Also root is kept out when it becomes nobody first."""
+    place = Path(tempfile.mkdtemp())
+    try:
+        directory = place / "replica"
+        directory.mkdir(mode=0o555)
+        place.chmod(0o755)
+        as_nobody: list[str] = []
+        if os.geteuid() == 0:
+            setpriv = shutil.which("setpriv")
+            if setpriv is None:
+                pytest.skip("root may write everywhere, and there is no setpriv to become nobody")
+            nobody = pwd.getpwnam("nobody")
+            as_nobody = [
+                setpriv,
+                f"--reuid={nobody.pw_uid}",
+                f"--regid={nobody.pw_gid}",
+                "--clear-groups",
+            ]
+            probe = [*as_nobody, sys.executable, "-c", "import leftfold.runtime.supervisor"]
+            if subprocess.run(probe, capture_output=True, check=False).returncode:
+                pytest.skip("nobody may not read this installation")
+        from replica import RUNNER
+
+        config = RunningReplica.configured(directory, "counting:app")
+        ended = subprocess.run(
+            [*as_nobody, sys.executable, "-c", RUNNER, config.to_json()],
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            check=False,
+            cwd="/",
+        )
+        assert ended.returncode == 1
+        assert ended.stderr.count("\n") == 1 and str(directory) in ended.stderr
+        assert "Permission denied" in ended.stderr
+        assert list(directory.iterdir()) == []
+    finally:
+        shutil.rmtree(place)
+
+
+def test_a_wall_clock_set_back_turns_no_log_time_back(directory: Path) -> None:
+    with replica(directory) as running, line(running) as client:
+        client.ask(1, ADD, amount=1)
+        assert running.stop() == 0
+    with (
+        replica(directory, wall_offset_s=-YEAR_S) as running,
+        line(running, client.session) as client,
+    ):
+        assert total_of(client.ask(2, ADD, amount=1))["value"] == 2
+        assert running.stop() == 0
+    times = log_times(directory)
+    assert times == sorted(times)
+
+
+def test_a_wall_clock_far_ahead_is_refused_until_it_is_accepted(directory: Path) -> None:
+    """And since the gap does not age sessions, the client goes on with its own."""
+    with replica(directory) as running, line(running) as client:
+        client.ask(1, ADD, amount=1)
+        assert running.stop() == 0
+    before = log_times(directory)
+    code, sentence = refusal(directory, wall_offset_s=YEAR_S)
+    assert code == 1
+    assert "365 days ahead" in sentence and "--accept-clock-step" in sentence
+    assert log_times(directory) == before
+
+    with (
+        replica(directory, wall_offset_s=YEAR_S, accept_clock_step=True) as running,
+        line(running, client.session) as client,
+    ):
+        assert total_of(client.ask(2, ADD, amount=1))["value"] == 2
+        assert running.stop() == 0
+    assert log_times(directory)[-1] - before[-1] > 0.99 * YEAR_S * 1e9
+    # The clock was wrong and is right again: from here on it is a year behind the log.
+    with replica(directory) as running, line(running, client.session) as client:
+        assert total_of(client.ask(3, ADD, amount=1))["value"] == 3
+        assert running.stop() == 0
+    times = log_times(directory)
+    assert times == sorted(times)
+
+
+def log_times(directory: Path) -> list[int]:
+    """The log time of every entry."""
+    history = open_history(directory)
+    return [header.time_ns for header, _ in history.entries(history.first, history.last)]
+
+
+# A full disk
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of eight mebibytes."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(place)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a small disk needs the right to mount")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_full_disk_stops_the_replica_and_loses_nothing(small_disk: Path) -> None:
+    limits = attrs.evolve(TransportLimits.smallest(), segment_bytes=1024 * 1024)
+    with askers(lambda: port_of(small_disk)) as working:
+        with replica(small_disk, limits=limits) as running:
+            code = running.process.wait(DEADLINE_S)
+            printed = running.output().splitlines()
+            assert code == 1
+            assert [text for text in printed if not text.startswith("[")] == [printed[-1]]
+            assert printed[-1].startswith("The disk is full") and "Free space" in printed[-1]
+            assert running.status()["state"] == "failed"
+        # Still full: one sentence again.
+        code, sentence = refusal(small_disk, limits=limits)
+        assert code == 1
+        assert "No space left" in sentence
+        # With room every client gets the answers that it still waits for, and goes on.
+        subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+        with replica(small_disk, limits=limits) as running:
+            make_progress(working)
+            finished(working)
+            assert running.stop() == 0
+        with replica(small_disk, limits=limits) as running, line(running) as client:
+            for asker in working:
+                assert client.read(asker.key) == {"value": asker.total, "commands": asker.asked}
+    assert leavings(small_disk) == []
+
+
+# Commands that misbehave
+
+
+def test_a_command_that_ends_logic_parks_until_it_is_skipped(directory: Path) -> None:
+    with replica(directory) as running, line(running) as client:
+        client.ask(1, ADD, amount=1)
+        client.command(2, EXIT, "a")
+        assert running.process.wait(DEADLINE_S) == 3
+        record = json.loads((directory / "replica.json").read_text())
+        assert record["state"] == "parked"
+        assert len(running.events("died")) == 3
+    history = open_history(directory)
+    place = (next(of for of in reversed(range(history.last + 1)) if holds(directory, of, EXIT)), 0)
+    where = f"{place[0]}.{place[1]}"
+    assert where in record["error"] and f"message {EXIT}" in record["error"]
+    code, sentence = refusal(directory)
+    assert code == 1
+    assert sentence == record["error"]
+    assert f"--skip {where}" in sentence and "--retry" in sentence
+
+    with (
+        replica(directory, skip=(place,)) as running,
+        line(running, client.session) as client,
+    ):
+        skipped = client.ask(2, EXIT)
+        assert skipped.status == Status.SKIPPED
+        assert total_of(client.ask(3, ADD, unanswered=2, amount=1)) == {"value": 2, "commands": 2}
+        running.kill("logic")
+        running.wait_for("ready", generation=running.status()["generation"] + 1)
+        assert running.stop() == 0
+    for _ in range(2):
+        with replica(directory) as running, line(running, client.session) as client:
+            assert client.ask(2, EXIT) == skipped
+            assert client.read() == {"value": 2, "commands": 2}
+            assert running.stop() == 0
+
+
+def holds(directory: Path, index: int, message: int) -> bool:
+    """Whether an entry's first slot is a command of this message."""
+    return any(
+        header.kind == 0
+        and int.from_bytes(body[4:6], "little") == 3
+        and int.from_bytes(body[6:8], "little") == message
+        for header, body in open_history(directory).entries(index, index)
+    )
+
+
+def test_a_handler_over_its_budget_is_named_with_its_stack(directory: Path) -> None:
+    with replica(directory, handler_budget_ms=100) as running, line(running) as client:
+        client.ask(1, ADD, amount=1)
+        client.command(2, DAWDLE, "a", seconds=1.0)
+        overruns = wait_until(lambda: running.events("overrun"), "the overrun is told")
+        slow = client.receive()
+        assert isinstance(slow, frames.Reply) and slow.status == Status.OK
+        assert len(overruns) == 1
+        assert (overruns[0]["index"], overruns[0]["ordinal"]) == (slow.index, slow.ordinal)
+        assert overruns[0]["message"] == DAWDLE
+        assert "in dawdle" in overruns[0]["stack"]
+        assert running.events("died") == []
+
+
+def test_a_handler_that_raises_quarantines_its_actor_for_good(directory: Path) -> None:
+    with replica(directory) as running, line(running) as client:
+        client.ask(1, ADD, "a", amount=1)
+        failed = client.ask(2, FAIL, "a")
+        assert failed.status == Status.FAILED
+        assert client.ask(3, ADD, "a", amount=1).status == Status.QUARANTINED
+        assert total_of(client.ask(4, ADD, "b", amount=1))["value"] == 1
+        assert running.events("died") == []
+        running.kill("consensus")
+        running.wait_for("ready", generation=2)
+        with line(running, client.session) as again:
+            assert again.ask(5, ADD, "a", amount=1).status == Status.QUARANTINED
+            assert total_of(again.ask(6, ADD, "b", amount=1))["value"] == 2
+
+
+# Time
+
+
+def test_a_timer_fires_on_a_silent_replica(directory: Path) -> None:
+    with replica(directory) as running, line(running) as client:
+        set_at = client.ask(1, ADD_LATER, amount=5, delay_ns=300_000_000).index
+        wait_until(
+            lambda: figure(directory, "logic", "applied_index") > set_at, "the timer's entry comes"
+        )
+        assert client.read() == {"value": 5, "commands": 0}
+
+
+def test_a_timer_is_due_after_a_restart_too(directory: Path) -> None:
+    with replica(directory) as running, line(running) as client:
+        client.ask(1, ADD_LATER, amount=5, delay_ns=2_000_000_000)
+        running.kill("gateway")
+        running.wait_for("ready", generation=2)
+        with line(running) as again:
+            wait_until(lambda: again.read()["value"] == 5, "the timer fires")
+            assert running.stop() == 0
+    with replica(directory) as running, line(running) as client:
+        assert client.read()["value"] == 5
+
+
+def test_an_idle_replica_writes_nothing(directory: Path) -> None:
+    with replica(directory) as running, line(running) as client:
+        before = client.ask(1, ADD, amount=1).index
+        wait_until(
+            lambda: figure(directory, "journal", "durable_index") >= before, "the journal is quiet"
+        )
+        turns = figure(directory, "gateway", "turns")
+        batches = figure(directory, "journal", "batches")
+        # Each idle turn of the gateway takes a tenth of a second, two ticks of Raft.
+        wait_until(lambda: figure(directory, "gateway", "turns") > turns + 15, "some time goes by")
+        assert figure(directory, "journal", "batches") - batches <= 1
+        assert client.read()["value"] == 1
+        assert client.ask(2, ADD, amount=1).index == before + 1
+
+
+def test_two_lines_of_one_session_share_its_answers(directory: Path) -> None:
+    """A client that lost its connection without knowing it gets its answers on the next."""
+    with replica(directory) as running, line(running) as first:
+        reply = first.ask(1, ADD, amount=1)
+        second = Line(running.port, first.session)
+        assert isinstance(second.opened, frames.Reply) and second.opened.last_request == 1
+        assert second.ask(1, ADD, amount=1) == reply
+        assert total_of(second.ask(2, ADD, amount=1))["value"] == 2
+        second.close()
