@@ -303,6 +303,7 @@ class Journal:
         if not found:
             self._start_segment(1, 0, [])
             return
+        self.disk.sync_directory(self.directory)  # A name may be as fresh as the kill that left it.
         headers = [self._header_of(segment_id, path) for segment_id, path in found]
         oldest = headers[0]
         if oldest.first > covered + 1:
@@ -343,7 +344,6 @@ class Journal:
             self.mark()
         else:
             current.sync()
-            self.disk.sync_directory(self.directory)
 
     def _scan(
         self, path: Path, header: SegmentHeader, sealed: int | None

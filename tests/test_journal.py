@@ -117,7 +117,7 @@ def test_the_unmarked_batch_is_written_again_before_it_counts(journal):
 
     assert first.stat().st_size == BLOCK_BYTES + 2 * RECORD_HEADER_BYTES + 32 + len(entries(1, 3))
     assert entries(4, 6) in second.read_bytes()
-    assert watching.calls[:4] == ["allocate", "write", "sync", "sync_all"]
+    assert watching.calls[:5] == ["sync_all", "allocate", "write", "sync", "sync_all"]
     journal.close()
 
 

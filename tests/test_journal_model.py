@@ -91,6 +91,7 @@ class Power:
         for path in self.directory.glob("*.log"):
             if path.name not in self.named and self.chance.random() < 0.5:
                 path.rename(self.directory / "spare.tmp")
+        self.named = {path.name for path in self.directory.glob("*.log")}
         self.calls_left = None
 
     def close(self) -> None:
