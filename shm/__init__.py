@@ -24,6 +24,7 @@ from .errors import (
     SegmentFull,
     SegmentMissing,
     ShmError,
+    UsedAfterClose,
     UsedAfterFork,
 )
 from .ring import Consumer, Producer, format_ring, padded, ring_bytes
@@ -51,6 +52,7 @@ __all__ = [
     "SegmentMissing",
     "ShmError",
     "Snapshot",
+    "UsedAfterClose",
     "UsedAfterFork",
     "create_semaphore",
     "die_with_parent",

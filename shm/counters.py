@@ -30,6 +30,7 @@ from attrs import Factory, define, field, frozen
 
 from ._shm import ffi, lib
 from .errors import LayoutMismatch
+from .memory import pin
 
 if TYPE_CHECKING:
     from ._shm import CData
@@ -172,11 +173,12 @@ class Counters:
             mapping.close()
             raise LayoutMismatch(f"{path} was laid out by another build of leftfold")
         view = memoryview(mapping)[first_byte:].cast("Q")
-        pinned = ffi.from_buffer("uint64_t[]", view, require_writable=True)
+        pinned, address, _ = pin(view)
+        start = ffi.cast("uint64_t *", address)
         place = layout["roles"][role]
         return cls(
-            {name: Counter(pinned + word) for name, word in place["counters"].items()},
-            {name: Histogram(pinned + word) for name, word in place["histograms"].items()},
+            {name: Counter(start + word) for name, word in place["counters"].items()},
+            {name: Histogram(start + word) for name, word in place["histograms"].items()},
             {name: view[word : word + n] for name, (word, n) in place["words"].items()},
             pinned,
             mapping,

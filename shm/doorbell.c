@@ -37,6 +37,7 @@ struct doorbell {
     sem_t *semaphore;
     int event_fd;
     uint32_t count;
+    int closed;
     unsigned generation;
     atomic_int inside;
     struct ring_end **ends;
@@ -73,7 +74,13 @@ struct doorbell *doorbell_open(void *cell, const char *semaphore, int event_fd) 
 }
 
 void doorbell_close(struct doorbell *bell) {
+    if (bell->closed) return;
+    bell->closed = 1;
     if (bell->semaphore) sem_close(bell->semaphore);
+}
+
+void doorbell_free(struct doorbell *bell) {
+    doorbell_close(bell);
     free(bell->ends);
     free(bell);
 }
@@ -89,6 +96,7 @@ static void post(struct doorbell *bell) {
 }
 
 void doorbell_ring(struct doorbell *bell) {
+    if (bell->closed) return;
     /* Seq_cst: the waker's half, after its seq_cst publication; pairs with the store in set_flag(). */
     if (!atomic_load_explicit(&bell->cell->flag, memory_order_seq_cst)) return;
     CRASH_POINT("flag seen");
@@ -216,6 +224,7 @@ static int sleep_until(struct doorbell *bell, int64_t deadline_ns) {
 
 static int enter(struct doorbell *bell) {
     if (bell->generation != fork_generation) return DOORBELL_FORKED;
+    if (bell->closed) return DOORBELL_CLOSED;
     int none = 0;
     /* Acquire: pairs with the release in leave(). */
     return atomic_compare_exchange_strong_explicit(&bell->inside, &none, 1, memory_order_acquire,
@@ -273,6 +282,7 @@ int doorbell_disarm(struct doorbell *bell) {
 }
 
 int doorbell_armed(struct doorbell *bell) {
+    if (bell->closed) return 0;
     /* Seq_cst: after_timeout() asks it in the place of the waker's exchange. */
     return (int)atomic_load_explicit(&bell->cell->flag, memory_order_seq_cst);
 }

@@ -36,7 +36,8 @@
 #define DOORBELL_BUSY -1       /* another thread sleeps on it */
 #define DOORBELL_FORKED -2
 #define DOORBELL_INVALID -3
-#define DOORBELL_FAILED -4 /* the kernel refused; errno says why */
+#define DOORBELL_FAILED -4     /* the kernel refused; errno says why */
+#define DOORBELL_CLOSED -5
 
 struct doorbell;
 struct ring_end;
@@ -52,7 +53,11 @@ struct doorbell_counts {
 
 /* One of `semaphore` (a name for sem_open, not NULL) and `event_fd` (>= 0). NULL on failure: errno. */
 struct doorbell *doorbell_open(void *cell, const char *semaphore, int event_fd);
+
+/* Let go of the cell and the semaphore; a closed bell is not waited on, and ringing it does nothing.
+ * doorbell_free ends it; only when no ring end has it as its peer's. */
 void doorbell_close(struct doorbell *bell);
+void doorbell_free(struct doorbell *bell);
 
 /* Waker: wake the sleeper if it sleeps. */
 void doorbell_ring(struct doorbell *bell);

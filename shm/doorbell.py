@@ -20,7 +20,8 @@ import posix_ipc
 from attrs import define, field, frozen
 
 from ._shm import ffi, lib
-from .errors import DoorbellFailed, RingBusy, SegmentExists, ShmError, UsedAfterFork
+from .errors import DoorbellFailed, RingBusy, SegmentExists, ShmError, UsedAfterClose, UsedAfterFork
+from .memory import pin
 
 if TYPE_CHECKING:
     from ._shm import CData
@@ -98,16 +99,16 @@ class Doorbell:
     def __attrs_post_init__(self) -> None:
         assert (self.semaphore is None) == (self.event_fd >= 0), "a semaphore or an eventfd"
         assert len(self.memory) >= DOORBELL_BYTES, "a bell's cell is DOORBELL_BYTES long"
-        self._pinned = ffi.from_buffer(self.memory, require_writable=True)
+        self._pinned, address, _ = pin(self.memory)
         name = ffi.NULL if self.semaphore is None else self.semaphore.encode()
-        handle = lib.doorbell_open(self._pinned, name, self.event_fd)
+        handle = lib.doorbell_open(ffi.cast("void *", address), name, self.event_fd)
         if handle == ffi.NULL:
             reason = os.strerror(ffi.errno)
             ffi.release(self._pinned)
             raise DoorbellFailed(
                 f"cannot open the bell {self.semaphore or self.event_fd}: {reason}"
             )
-        self.handle = ffi.gc(handle, lib.doorbell_close)
+        self.handle = ffi.gc(handle, lib.doorbell_free)
 
     def fileno(self) -> int:
         """Return the eventfd, readable after a ring; for selectors and asyncio."""
@@ -164,7 +165,7 @@ class Doorbell:
 
     def close(self) -> None:
         """Let go of cell and semaphore. The ends that ring it, and that it watches, are closed before."""
-        ffi.release(self.handle)
+        lib.doorbell_close(self.handle)
         ffi.release(self._pinned)
 
     def _watch(self, ends: Ends) -> None:
@@ -183,6 +184,8 @@ def _fail(answer: int) -> None:
         raise RingBusy("another thread sleeps on this doorbell")
     if answer == lib.DOORBELL_FORKED:
         raise UsedAfterFork("this doorbell was opened before fork")
+    if answer == lib.DOORBELL_CLOSED:
+        raise UsedAfterClose("this doorbell is closed")
     if answer == lib.DOORBELL_FAILED:
         raise DoorbellFailed(os.strerror(ffi.errno))
     raise ShmError("only a doorbell with an eventfd can be armed")

@@ -33,5 +33,9 @@ class UsedAfterFork(ShmError):
     """A child of fork uses what its parent opened; it must open its own."""
 
 
+class UsedAfterClose(ShmError):
+    """An end of a ring, or a doorbell, is used after its close()."""
+
+
 class DoorbellFailed(ShmError):
     """The kernel refused to open a semaphore or to wait."""

@@ -62,6 +62,7 @@ struct ring_end {
     uint64_t peeked;   /* consumer: bytes shown by the last peek and not yet released */
     int waits;         /* producer: what producer_waits holds */
     int role;
+    int closed;
     unsigned generation;
     atomic_int inside;
     struct doorbell *peer_bell;
@@ -129,12 +130,15 @@ struct ring_end *ring_open(void *memory, uint64_t bytes, int role, struct doorbe
     return end;
 }
 
-void ring_close(struct ring_end *end) { free(end); }
+void ring_close(struct ring_end *end) { end->closed = 1; }
+
+void ring_free(struct ring_end *end) { free(end); }
 
 /* Entry to an end. The exchange is on a private line; it costs a few ns and turns two threads in one end,
  * which cffi's release of the GIL makes possible, from corruption into an error. */
 static int enter(struct ring_end *end, int role, int state) {
     if (end->generation != fork_generation) return RING_FORKED;
+    if (end->closed) return RING_CLOSED;
     if (end->role != role) return RING_INVALID;
     int seen = state;
     /* Acquire: pairs with the release in leave(), so that ends may be handed from thread to thread. */
@@ -156,6 +160,7 @@ uint64_t ring_position(struct ring_end *end) { return end->position; }
 const uint8_t *ring_data(const struct ring_end *end) { return end->shared->data; }
 
 uint64_t ring_used(struct ring_end *end) {
+    if (end->closed) return 0;
     /* Acquire on both: a figure for people and for back-pressure, true at some moment of the call. */
     uint64_t head = atomic_load_explicit(&end->shared->head, memory_order_acquire);
     return atomic_load_explicit(&end->shared->tail, memory_order_acquire) - head;
@@ -390,6 +395,7 @@ int ring_release(struct ring_end *end, uint64_t size) {
 }
 
 int ring_ready(struct ring_end *end) {
+    if (end->closed) return 0;
     /* Seq_cst in both: the sleeper's half of the handshake, after its seq_cst store of the bell's flag;
      * pairs with the store in publish_tail() or publish_head(). */
     if (end->role == RING_CONSUMER)

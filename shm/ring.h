@@ -55,6 +55,7 @@ void crash_point(const char *label);
 #define RING_FORKED 2  /* the end was opened by the parent of this process */
 #define RING_INVALID 3 /* the caller broke a rule: a size, a slot's header, a commit without claim */
 #define RING_CORRUPT 4 /* the memory holds what no producer of ours writes */
+#define RING_CLOSED 5  /* after ring_close */
 
 #define RING_PRODUCER 1
 #define RING_CONSUMER 2
@@ -72,7 +73,11 @@ int ring_format(void *memory, uint64_t bytes, uint64_t capacity, uint64_t positi
 /* Open one end; NULL if the memory holds no ring of this layout that fits into `bytes`, or if there is
  * no memory for it. `peer_bell` (may be NULL) is rung when the other side may be asleep. */
 struct ring_end *ring_open(void *memory, uint64_t bytes, int role, struct doorbell *peer_bell);
+
+/* Let go of the memory, which may be unmapped then: every call after it answers RING_CLOSED, and a bell that
+ * watches the end finds nothing there. ring_free ends it; only when no bell watches it. */
 void ring_close(struct ring_end *end);
+void ring_free(struct ring_end *end);
 
 uint64_t ring_capacity(struct ring_end *end);
 uint64_t ring_position(struct ring_end *end); /* of this end: the tail or the head */

@@ -10,19 +10,18 @@ A run is one or more slots, each padded with zero bytes to a multiple of 8: see 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, NoReturn
 
 from attrs import define, field
 
 from ._shm import ffi, lib
 from .doorbell import Doorbell
-from .errors import LayoutMismatch, RingBusy, RingCorrupt, UsedAfterFork
+from .errors import LayoutMismatch, RingBusy, RingCorrupt, UsedAfterClose, UsedAfterFork
+from .memory import Memory, pin
 from .segment import Segment
 
 if TYPE_CHECKING:
     from ._shm import CData
-
-Memory: TypeAlias = Segment | memoryview | bytearray
 
 HEADER_BYTES: int = lib.RING_HEADER_BYTES
 ERRORS_END = 16  # ring_claim gives an address or an error; no address is below this
@@ -42,25 +41,11 @@ def ring_bytes(capacity: int) -> int:
 
 def format_ring(memory: Memory, capacity: int, position: int = 0) -> None:
     """Make an empty ring in the memory; capacity is a power of two, at least 64."""
-    with ffi.from_buffer(_buffer(memory), require_writable=True) as pointer:
-        answer = lib.ring_format(pointer, len(_buffer(memory)), capacity, position)
+    pinned, address, size = pin(memory)
+    with pinned:
+        answer = lib.ring_format(ffi.cast("void *", address), size, capacity, position)
     if answer < 0:
         raise ValueError(f"no ring of {capacity} bytes from {position} fits this memory")
-
-
-def _buffer(memory: Memory) -> memoryview | bytearray:
-    return memory.memory if isinstance(memory, Segment) else memory
-
-
-def _open(memory: Memory, role: int, peer_bell: Doorbell | None) -> tuple[CData, CData, memoryview]:
-    pinned = ffi.from_buffer(_buffer(memory), require_writable=True)
-    bell = ffi.NULL if peer_bell is None else peer_bell.handle
-    end = lib.ring_open(pinned, len(pinned), role, bell)
-    if end == ffi.NULL:
-        ffi.release(pinned)
-        raise LayoutMismatch("this memory holds no ring of this build's layout")
-    first, last = HEADER_BYTES, HEADER_BYTES + lib.ring_capacity(end)
-    return ffi.gc(end, lib.ring_close), pinned, memoryview(_buffer(memory)).cast("B")[first:last]
 
 
 def _fail(error: int) -> NoReturn:
@@ -70,6 +55,8 @@ def _fail(error: int) -> NoReturn:
         raise UsedAfterFork("this end of the ring was opened before fork")
     if error == lib.RING_CORRUPT:
         raise RingCorrupt("the ring holds bytes that no producer of ours writes")
+    if error == lib.RING_CLOSED:
+        raise UsedAfterClose("this end of the ring is closed")
     assert error == lib.RING_INVALID, error
     raise ValueError("not a run of whole padded slots, a size out of bounds, or no claim to commit")
 
@@ -88,9 +75,17 @@ class _End:
     _address: int = field(init=False, repr=False)
 
     def _open(self, role: int) -> None:
-        self.handle, self._pinned, self._data = _open(self.memory, role, self.peer_bell)
-        self.capacity = len(self._data)
-        self._address = int(ffi.cast("uintptr_t", self._pinned)) + HEADER_BYTES
+        self._pinned, address, size = pin(self.memory)
+        bell = ffi.NULL if self.peer_bell is None else self.peer_bell.handle
+        end = lib.ring_open(ffi.cast("void *", address), size, role, bell)
+        if end == ffi.NULL:
+            ffi.release(self._pinned)
+            raise LayoutMismatch("this memory holds no ring of this build's layout")
+        self.handle = ffi.gc(end, lib.ring_free)
+        self.capacity = lib.ring_capacity(end)
+        self._address = address + HEADER_BYTES
+        view = self.memory.memory if isinstance(self.memory, Segment) else memoryview(self.memory)
+        self._data = view.cast("B")[HEADER_BYTES : HEADER_BYTES + self.capacity]
 
     @property
     def position(self) -> int:
@@ -117,7 +112,7 @@ class _End:
 
     def close(self) -> None:
         """Let go of the memory, so that its Segment can be closed. The end is dead after that."""
-        ffi.release(self.handle)
+        lib.ring_close(self.handle)
         self._data.release()
         ffi.release(self._pinned)
 

@@ -4,6 +4,8 @@ import os
 import select
 import signal
 import struct
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
@@ -20,6 +22,7 @@ from leftfold.shm import (
     Reason,
     RingBusy,
     ShmError,
+    UsedAfterClose,
     UsedAfterFork,
     create_semaphore,
     format_ring,
@@ -298,6 +301,45 @@ def test_a_time_out_that_finds_bytes_for_which_nobody_rang_is_counted(either: Pa
         assert either.consumer.peek_bytes() == slot(number)
         either.consumer.release(16)
         number += 1
+
+
+def test_a_closed_bell_rings_nobody_and_a_closed_end_is_never_ready(pair: Pair) -> None:
+    pair.producer.write(slot(1))
+    pair.consumer.close()
+    assert pair.bell.wait(pair.ends, 0, 0) is Reason.TIMED_OUT
+
+    pair.bell.close()
+    pair.bell.close()
+    pair.bell.ring()
+    with pytest.raises(UsedAfterClose):
+        pair.bell.wait(pair.ends, 0, 0)
+
+
+FORGET = """
+import gc, os
+from leftfold.shm import *
+name = f"/leftfold-test-{os.getpid()}"
+create_semaphore(name)
+segment = Segment.create(name, 1024 + ring_bytes(4096))
+memory = segment.memory[1024:]
+format_ring(memory, 4096)
+for _ in range(100):
+    bell = Doorbell(segment.memory[:DOORBELL_BYTES], name)
+    ends = (Consumer(memory, bell, bell), Producer(memory, bell, bell))
+    bell.wait(ends, 0, 0)
+    del bell, ends
+    gc.collect()
+segment.unlink()
+unlink_semaphore(name)
+"""
+
+
+def test_bells_and_ends_that_are_garbage_in_a_cycle_are_collected_without_a_word() -> None:
+    found = subprocess.run(
+        [sys.executable, "-c", FORGET], check=False, capture_output=True, text=True
+    )
+
+    assert (found.returncode, found.stderr) == (0, "")
 
 
 def test_counts_are_values(pair: Pair) -> None:

@@ -13,6 +13,7 @@ from leftfold.shm import (
     Producer,
     RingBusy,
     RingCorrupt,
+    UsedAfterClose,
     UsedAfterFork,
     format_ring,
     padded,
@@ -391,6 +392,20 @@ def test_a_new_end_goes_on_where_the_old_one_stopped() -> None:
     producer, consumer = Producer(memory), Consumer(memory)
     producer.write(slot(8, 3))
     assert consumer.peek_bytes() == slot(8, 2) + slot(8, 3)
+
+
+def test_a_closed_end_is_refused_and_may_be_closed_again() -> None:
+    producer, consumer, memory = ring(256)
+    producer.write(slot(8))
+    for end in (producer, consumer):
+        end.close()
+        end.close()
+    memory.extend(b"no longer pinned")
+
+    for act in (lambda: producer.write(slot(8)), lambda: producer.claim(8), consumer.peek):
+        with pytest.raises(UsedAfterClose):
+            act()
+    assert producer.used() == 0
 
 
 def test_any_buffer_can_be_written() -> None:

@@ -111,8 +111,7 @@ def step(chance: random.Random, model: Model, producer: Producer, consumer: Cons
 def compare(seed: int, steps: int, capacity: int) -> None:
     print(f"seed {seed}")
     chance = random.Random(seed)
-    position = chance.choice([0, 2**32, 2**63, 2**64]) - chance.randrange(0, 1024, 8)
-    position = max(position, 0)
+    position = (chance.choice([0, 2**32, 2**63]) - chance.randrange(0, 1024, 8)) % 2**64
     memory = bytearray(ring_bytes(capacity))
     format_ring(memory, capacity, position)
     model = Model(capacity, position)

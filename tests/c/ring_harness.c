@@ -148,7 +148,7 @@ static void *run_producer(void *argument) {
     struct ring_end *end = ring_open(producer->ring, ring_size(), RING_PRODUCER, producer->peer_bell);
     if (!end || doorbell_watch(producer->own_bell, &end, 1)) fail("cannot open a producer");
     produce(end, producer->own_bell, 0, producer->messages);
-    ring_close(end);
+    ring_free(end);
     return NULL;
 }
 
@@ -217,15 +217,15 @@ static void run_threads(int count, uint64_t messages, uint64_t seed, int event_f
     }
     for (int i = 0; i < count; i++) {
         pthread_join(producers[i].thread, NULL);
-        ring_close(ends[i]);
-        doorbell_close(producers[i].own_bell);
-        doorbell_close(from_producer[i]);
+        ring_free(ends[i]);
+        doorbell_free(producers[i].own_bell);
+        doorbell_free(from_producer[i]);
     }
     struct doorbell_counts counts;
     doorbell_read_counts(bell, &counts);
     printf("parks %lu rescues %lu\n", (unsigned long)counts.parks, (unsigned long)counts.timeout_rescues);
-    doorbell_close(bell);
-    doorbell_close(to_consumer);
+    doorbell_free(bell);
+    doorbell_free(to_consumer);
     free(memory);
 }
 
@@ -269,9 +269,9 @@ static void run_process(char **arguments) {
     struct doorbell_counts counts;
     doorbell_read_counts(own, &counts);
     printf("next %lu rescues %lu\n", (unsigned long)next, (unsigned long)counts.timeout_rescues);
-    ring_close(end);
-    doorbell_close(own);
-    doorbell_close(peer);
+    ring_free(end);
+    doorbell_free(own);
+    doorbell_free(peer);
     munmap(memory, size);
 }
 
