@@ -216,7 +216,7 @@ def _end() -> NoReturn:
     status = 1
     try:
         status = main()
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - whatever it is, it is shown
         traceback.print_exc()
     finally:
         sys.stdout.flush()

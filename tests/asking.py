@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from replica import DEADLINE_S, RunningReplica
+
 from leftfold.actors.layout import Status
 from leftfold.runtime import frames
-from replica import DEADLINE_S, RunningReplica
 
 TOTAL, ADD, READ, EXIT, DAWDLE, ADD_LATER, DUE, FAIL = range(900, 908)
 """The messages of apps/counting.py."""
@@ -188,7 +189,7 @@ class Asker:
                 waited = time.monotonic() - heard
                 assert waited < DEADLINE_S, f"no answer to {self.answered + 1} for {waited:.0f} s"
                 time.sleep(PATIENCE_S)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - told to whoever waits
             self.failure = self.failure or error
 
     def _converse(self) -> None:

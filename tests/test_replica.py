@@ -34,13 +34,14 @@ from asking import (
     port_of,
     total_of,
 )
+from replica import DEADLINE_S, RunningReplica, leavings, replica, wait_until
+
 from leftfold.actors.layout import Status
 from leftfold.runtime import frames
 from leftfold.runtime.config import TransportLimits
 from leftfold.runtime.topology import PROCESSES
 from leftfold.shm import Counters
 from leftfold.tools.history import open_history
-from replica import DEADLINE_S, RunningReplica, leavings, replica, wait_until
 
 pytestmark = pytest.mark.xdist_group("serial")
 
