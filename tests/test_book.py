@@ -3,6 +3,7 @@
 import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from leftfold.actors.book import DEAD_MIN, PRICE_MAX, Book
 
 

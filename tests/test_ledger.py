@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from leftfold.actors import ledger
 from leftfold.actors.errors import Rejected
 from leftfold.actors.ledger import (

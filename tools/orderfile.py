@@ -78,7 +78,7 @@ class FlowError(ValueError):
 
 def read_pitch(path: Path, counts: Counts | None = None) -> Iterator[Action]:
     """The actions in a PITCH file; `counts`, if given, is filled along the way."""
-    with path.open(encoding="ascii", newline="") as lines:
+    with path.open(encoding="ascii", errors="surrogateescape", newline="") as lines:
         yield from parse_pitch(lines, str(path), counts)
 
 
@@ -148,8 +148,9 @@ def parse_add(line: "PitchLine", now_ns: int, opened: dict[int, Open]) -> Action
     side: Side = "buy" if letter == "B" else "sell"
     shares = line.integer(23, 6, "a number of shares")
     symbol = line.text[29:35].strip()
-    if not symbol:
-        raise line.error(30, "a symbol is missing")
+    # A byte that is not ASCII was read as a surrogate, which is not printable.
+    if not (symbol and symbol.isprintable()):
+        raise line.error(30, "a symbol is missing" if not symbol else f"{symbol!r} is no symbol")
     price = line.integer(35, 10, "a price")
     if not shares or not price:
         raise line.error(24 if not shares else 36, "shares and price are above zero")
@@ -190,7 +191,7 @@ class PitchLine:
 
 def read_csv(path: Path) -> Iterator[Action]:
     """The actions in a CSV file whose first line names the columns, in any order."""
-    with path.open(encoding="utf-8", newline="") as lines:
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as lines:
         yield from parse_csv(lines, str(path))
 
 
@@ -204,7 +205,7 @@ def parse_csv(lines: Iterable[str], name: str = "input") -> Iterator[Action]:
         for row in reader:
             yield parse_row(row, f"{name}, line {reader.line_num}")
     except csv.Error as error:
-        raise FlowError(f"{name}, line {reader.line_num}: {error}") from error
+        raise FlowError(f"{name}, line {reader.reader.line_num}: {error}") from error
 
 
 def parse_row(row: dict[str, str | None], where: str) -> Action:
@@ -216,8 +217,8 @@ def parse_row(row: dict[str, str | None], where: str) -> Action:
     if side not in ("buy", "sell"):
         raise FlowError(f"{where}, column side: buy or sell, not {side!r}")
     symbol = row["symbol"]
-    if not symbol:
-        raise FlowError(f"{where}, column symbol: it is empty")
+    if not (symbol and symbol.isprintable()):
+        raise FlowError(f"{where}, column symbol: printable characters, not {symbol!r}")
     price_min = 1 if action == "add" else 0
     return Action(
         time_ns=csv_integer(row, "time_ns", where, 0),
