@@ -67,7 +67,7 @@ def dev(
     watch = _watchfiles()
     root = Path.cwd()
     _check_sources(app, root)
-    session = Session(app, directory, root, ["--host", host, "--port", str(port)], last)
+    session = Session(app, directory.resolve(), root, ["--host", host, "--port", str(port)], last)
     with (
         _terminated_like_interrupted(),
         tempfile.TemporaryDirectory(prefix="leftfold-dev-") as kept,

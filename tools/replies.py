@@ -47,10 +47,10 @@ def replies(history: History, app: App, count: int) -> Iterator[Line]:
             answers = _answers(outputs.egress, app)
             requests = [_request_of(slot) for _, _, slot in slots_of(body)]
             for line in lines_of(entry, body, app):
-                if (entry.index, line["ordinal"]) in wanted:
+                ordinal: int = line["ordinal"]
+                if (entry.index, ordinal) in wanted:
                     # A request that is sent again is answered with the reply of the first time.
-                    answer = answers.get(requests[line["ordinal"]])
-                    yield line | {"reply": answer}
+                    yield line | {"reply": answers.get(requests[ordinal])}
         outputs.egress.clear()
 
 
