@@ -1,4 +1,4 @@
-"""The command line: every way a command can end is one sentence and a code, and never a traceback."""
+"""The command line: every way a command can end is one sentence and a code, never a traceback."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""`leftfold demo` end to end: real processes, real orders, kill -9, and everything gone at the end."""
+"""`leftfold demo` end to end: real processes, orders, kill -9, and everything gone at the end."""
 
 import os
 import re

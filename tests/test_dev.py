@@ -1,4 +1,4 @@
-"""`leftfold dev`: a save shows which answers change and starts the replica again; a broken save changes nothing."""
+"""`leftfold dev`: a save shows which answers change; a broken save changes nothing."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""`leftfold doctor`: it measures, it names a remedy beside each warning, it leaves nothing behind."""
+"""`leftfold doctor`: it measures, names a remedy beside each warning, leaves nothing behind."""
 
 import json
 from pathlib import Path

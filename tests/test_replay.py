@@ -1,4 +1,4 @@
-"""`leftfold replay`: the state at any place of a log, and the debugger inside the handler that ran there."""
+"""`leftfold replay`: the state at any place, and the debugger inside the handler that ran there."""
 
 import json
 import os
@@ -127,7 +127,7 @@ def test_leaving_the_debugger_is_no_error(directory: Path) -> None:
 
 
 def test_the_debugger_talks_on_a_terminal(directory: Path) -> None:
-    """Through a pseudo-terminal, as a person does; the command is typed once the prompt is there."""
+    """Through a pseudo-terminal, as a person does, typing once the prompt is there."""
     primary, secondary = pty.openpty()
     process = subprocess.Popen(
         [

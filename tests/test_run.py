@@ -1,4 +1,4 @@
-"""`leftfold run` and `leftfold status` with real processes: ready, Ctrl-C, kill -9, and what is said of each."""
+"""`leftfold run` and `leftfold status` with real processes: ready, Ctrl-C, kill -9."""
 
 import json
 import os

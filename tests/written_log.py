@@ -1,4 +1,4 @@
-"""A replica's directory written by a test, without a replica: identity and journal as the processes write them."""
+"""A replica's directory written by a test: identity and journal as the processes write them."""
 
 from collections.abc import Sequence
 from pathlib import Path

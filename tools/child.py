@@ -1,6 +1,7 @@
-"""A replica as a child process: `leftfold run --json`, its events, and how to end it, gently or not.
+"""A replica as a child process: `leftfold run --json`, its events, and how to end it.
 
-The child ends with this process, whatever happens to it. Its stderr goes where ours goes, unless a file is given.
+The child ends with this process, whatever happens to it. Its stderr goes where ours goes, unless a
+file is given.
 """
 
 import json

@@ -1,8 +1,8 @@
 """The `leftfold` command: which commands there are, and how every one of them ends.
 
-An operator's mistake is one sentence on stderr and exit code 1; Ctrl-C is exit code 130 and a reader that goes
-away (`| head`) is the end of the output, both without a traceback. The commands are in the files of their names,
-imported when they are called.
+An operator's mistake is one sentence on stderr and exit code 1; Ctrl-C is exit code 130 and a
+reader that goes away (`| head`) is the end of the output, both without a traceback. The commands
+are in the files of their names, imported when they are called.
 """
 
 import os

@@ -1,9 +1,10 @@
 """`leftfold demo`: an exchange under order flow, killed with -9, started again, and compared.
 
-Three things are compared, and each is named for what it is: what clients are answered about every book before and
-after; the digest of all outputs, folded from the log before against what the restarted replica says itself; and the
-digest of the whole state, folded from the log before and after. Everything it starts and makes is gone at the end,
-also after Ctrl-C; with `--keep` the data stays.
+Three things are compared, and each is named for what it is: what clients are answered about every
+book before and after; the digest of all outputs, folded from the log before against what the
+restarted replica says itself; and the digest of the whole state, folded from the log before and
+after. Everything it starts and makes is gone at the end, also after Ctrl-C; with `--keep` the data
+stays.
 """
 
 import asyncio
@@ -143,7 +144,7 @@ def _print_sent(console: Console, sent: Sent, folded: Tally, symbols: int) -> No
     trades = folded.events.get("Traded", 0)
     p50, p99, p999 = (sent.percentile_ns(percent) / 1e6 for percent in (50, 99, 99.9))
     console.print(
-        f"{sent.orders} orders for {symbols} books answered, each after its batch was synced to disk: "
+        f"{sent.orders} orders for {symbols} books answered, each after it was synced to disk: "
         f"{trades} trades, {sent.rejected} rejected."
     )
     console.print(

@@ -1,11 +1,12 @@
-"""`leftfold dev`: a replica that starts again when its app is saved, and shows what the new code would have said.
+"""`leftfold dev`: a replica that starts again when its app is saved, and shows what changes.
 
-A copy of the sources is kept from the start of the replica. On each save the log is folded twice, by the kept
-sources and by the new ones, each in a process of its own, and the answers to the last commands are compared. Then
-the replica is started again; its state is what the *new* code makes of the log. A save that does not import
-leaves the replica running as it is.
+A copy of the sources is kept from the start of the replica. On each save the log is folded twice,
+by the kept sources and by the new ones, each in a process of its own, and the answers to the last
+commands are compared. Then the replica is started again; its state is what the *new* code makes of
+the log. A save that does not import leaves the replica running as it is.
 
-The sources are the Python files under the current directory; what is installed elsewhere is not watched.
+The sources are the Python files under the current directory; what is installed elsewhere is not
+watched.
 """
 
 import contextlib
@@ -183,7 +184,7 @@ class Session:
             return False
 
     def replies_under(self, sources: Path) -> list[Reply] | None:
-        """The answers to the last commands under these sources; None, and said why, if there are none."""
+        """The answers to the last commands under these sources; None, after saying why not."""
         identity = open_history(self.directory).identity
         ended = subprocess.run(
             [
@@ -221,7 +222,7 @@ class Session:
             self.console.print(f"and {len(differences) - REPLIES_SHOWN_MAX} more.")
 
     def start(self) -> None:
-        """Start the replica; it is in a process group of its own, so that Ctrl-C reaches dev alone."""
+        """Start the replica, in a process group of its own, so that Ctrl-C reaches dev alone."""
         self.replica = subprocess.Popen(
             [
                 *(sys.executable, "-P", "-m", "leftfold.tools.cli", "run", self.app),
@@ -258,7 +259,7 @@ def keep_sources(root: Path, kept: Path) -> None:
                 count += 1
                 if count > SOURCES_MAX:
                     raise OperatorError(
-                        f"{root} holds more than {SOURCES_MAX} Python files: go to the app's own directory."
+                        f"{root} holds more than {SOURCES_MAX} Python files: go to the app's own."
                     )
                 target = kept / Path(directory).relative_to(root) / name
                 target.parent.mkdir(parents=True, exist_ok=True)

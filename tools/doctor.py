@@ -1,7 +1,7 @@
 """`leftfold doctor`: whether this machine can run a replica well, and what to do where it cannot.
 
-Every finding is something that was looked at or measured here and now. A warning comes with its remedy. Nothing
-is changed; the file that fsync is measured on is removed.
+Every finding is something that was looked at or measured here and now. A warning comes with its
+remedy. Nothing is changed; the file that fsync is measured on is removed.
 """
 
 import json

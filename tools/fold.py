@@ -1,7 +1,8 @@
-"""Folding a replica's log in this process, as its logic process does, but to any point and with nobody answered.
+"""Folding a replica's log in this process, to any point, with nobody answered.
 
-The same app, the same seeds and the same environment give the same state (I7); so this starts Python again
-where the environment differs in what could change a fold: the hash seed, the time zone, the locale.
+The same app, the same seeds and the same environment give the same state (I7); so this starts
+Python again where the environment differs in what could change a fold: the hash seed, the time
+zone, the locale.
 """
 
 import os
@@ -47,8 +48,8 @@ def new_machine(
     """A machine at the log's beginning. Raises OperatorError where the log does not begin at 1."""
     if history.first != 1:
         raise OperatorError(
-            f"The log begins at {history.first}: what was before is not in this directory any more, "
-            "so nothing can be folded from it."
+            f"The log begins at {history.first}: what was before is not in this directory any "
+            "more, so nothing can be folded from it."
         )
     machine = Machine(
         app, Limits(**history.identity.limits), history.identity.hash_seed, position=position

@@ -1,8 +1,8 @@
-"""A replica's log, read from its directory without taking part: nothing is written, nothing is locked.
+"""A replica's log, read from its directory without taking part: nothing is written or locked.
 
-It may be read while the replica runs. What is shown is the log as it stood when it was opened: a batch that is
-being written at that moment is not part of it. Corruption is named, never passed over. Entries that an earlier
-leader wrote and a later one overwrote are not shown.
+It may be read while the replica runs. What is shown is the log as it stood when it was opened: a
+batch that is being written at that moment is not part of it. Corruption is named, never passed
+over. Entries that an earlier leader wrote and a later one overwrote are not shown.
 """
 
 import mmap
@@ -22,7 +22,7 @@ from ..runtime.slots import EntryHeader
 
 READ_BYTES = 1024 * 1024
 SCANS_MAX = 3
-"""A running replica may write between two looks at the same place; what is corrupt stays corrupt."""
+"""A running replica may write between two looks; what is corrupt stays corrupt."""
 
 
 @define
@@ -116,7 +116,7 @@ def _map(path: Path) -> memoryview:
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except FileNotFoundError:
         raise OperatorError(
-            f"{path} was removed while it was read: the running replica needs it no more; try again."
+            f"{path} was removed while it was read, by the running replica: try again."
         ) from None
     except (OSError, ValueError) as error:
         raise OperatorError(f"Cannot read {path}: {error}.") from None

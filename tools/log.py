@@ -1,7 +1,7 @@
-"""`leftfold log`: the journal as JSON lines, one for each command and for each entry without commands.
+"""`leftfold log`: the journal as JSON lines, one for each command.
 
-It pipes: into jq, into `head`, into a file. With `--app`, or with the app that the directory names where it can
-be imported, commands are decoded; otherwise they are numbers and hex.
+It pipes: into jq, into `head`, into a file. With `--app`, or with the app that the directory names
+where it can be imported, commands are decoded; otherwise they are numbers and hex.
 """
 
 import difflib

@@ -1,7 +1,7 @@
-"""`leftfold replay`: the state at any point of a log, and the debugger in the handler that ran there.
+"""`leftfold replay`: the state at any point of a log, and the debugger in a handler of the past.
 
-The machine is folded in this process, from the beginning, by the code as it is now. Nothing is written to the
-replica's directory, which may be that of a running replica.
+The machine is folded in this process, from the beginning, by the code as it is now. Nothing is
+written to the replica's directory, which may be that of a running replica.
 """
 
 import pdb  # noqa: T100 - the debugger is what this command offers.
@@ -153,7 +153,7 @@ def _debug(history: History, app: App, index: int, ordinal: int | None) -> Machi
     if not stop.reached:
         place = f"{index}" if ordinal is None else f"{index}.{ordinal}"
         raise OperatorError(
-            f"No handler runs at {place}: look at it with `leftfold log --from {index} --to {index}`."
+            f"No handler runs at {place}: `leftfold log --from {index} --to {index}` shows it."
         )
     if stop.debugger.quitting:
         print("Left the debugger; the command was not finished, so there is no state to show.")

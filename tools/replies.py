@@ -1,7 +1,7 @@
-"""What the last commands of a log are answered by the app as it is now: one JSON line each, on stdout.
+"""What the last commands of a log are answered by the app as it is now, as JSON lines.
 
-`leftfold dev` runs this twice, as a process of its own, under the old sources and under the new ones, and
-compares. Everything before the last commands is folded too, since they stand on it.
+`leftfold dev` runs this twice, as a process of its own, under the old sources and under the new
+ones, and compares. Everything before the last commands is folded too, since they stand on it.
 
     python -P -m leftfold.tools.replies DIRECTORY APP SOURCES COUNT
 """

@@ -1,8 +1,8 @@
 """`leftfold run`: one replica in the foreground, and what a person sees of it.
 
-The supervisor does the work and tells of each step; here each step becomes a line, a progress bar on a terminal,
-or a JSON object for a program. What there is to say about the replica's way to readiness goes to stderr; the line
-that says that it is ready goes to stdout.
+The supervisor does the work and tells of each step; here each step becomes a line, a progress bar
+on a terminal, or a JSON object for a program. What there is to say about the replica's way to
+readiness goes to stderr; the line that says that it is ready goes to stdout.
 """
 
 import json
@@ -44,8 +44,8 @@ def run(
 ) -> int:
     """Run a replica of an app, in the foreground, until Ctrl-C.
 
-    Exit code 0: stopped. 1: a person must act; the sentence says how. 3: parked, because one command
-    ended the logic process again and again.
+    Exit code 0: stopped. 1: a person must act; the sentence says how. 3: parked, because one
+    command ended the logic process again and again.
 
     Parameters
     ----------

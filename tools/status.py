@@ -1,7 +1,8 @@
 """`leftfold status`: what a replica does now, or what a dead one did last.
 
-Everything comes from two files in the replica's directory: `replica.json`, which the supervisor replaces, and the
-mapped `counters`, which the processes write. So it costs the replica nothing, and works after kill -9 too.
+Everything comes from two files in the replica's directory: `replica.json`, which the supervisor
+replaces, and the mapped `counters`, which the processes write. So it costs the replica nothing, and
+works after kill -9 too.
 """
 
 import json as json_module

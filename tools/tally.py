@@ -1,4 +1,4 @@
-"""Fold a replica's log and print its digests and counts as one JSON object: what two folds are compared by.
+"""Fold a replica's log and print digests and counts as JSON: what two folds are compared by.
 
 A process of its own, since the fold needs the replica's hash seed from the interpreter's start:
 

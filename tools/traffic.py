@@ -1,8 +1,8 @@
-"""Order flow sent to a replica as clients send it: several sessions, each with a pipeline, every reply awaited.
+"""Order flow sent to a replica as clients send it: in sessions and pipelines, each reply awaited.
 
-All orders of a symbol go through one session, so that they reach its book in the order of the flow. What is
-measured is what the clients see, in this one process: from the call to the reply, the waiting for a place in
-the pipeline left out.
+All orders of a symbol go through one session, so that they reach its book in the order of the flow.
+What is measured is what the clients see, in this one process: from the call to the reply, the
+waiting for a place in the pipeline left out.
 """
 
 import asyncio
