@@ -637,7 +637,7 @@ class Raft:
 
     def _on_request_vote_reply(self, message: RequestVoteReply) -> None:
         asked = Role.PRE_CANDIDATE if message.pre_vote else Role.CANDIDATE
-        if self.role is asked and message.source in self.config.voters:
+        if self.role is asked:
             if message.granted and message.pre_vote and message.term != self.term + 1:
                 return  # Granted for an earlier campaign.
             self._count_vote(message.source, granted=message.granted)

@@ -312,6 +312,52 @@ def test_a_candidate_without_a_majority_tries_again() -> None:
     assert cluster.raft(1).role is Role.LEADER
 
 
+def test_granting_a_vote_restarts_the_election_timeout() -> None:
+    """Figure 2, followers: a campaign follows a time-out "without receiving AppendEntries RPC from
+    current leader or granting vote to candidate"."""
+    raft = raft_with([1])
+    raft.step(RequestVote(3, 1, 2, 0, 0))
+    for _ in range(ELECTION_TICKS - 1):
+        raft.tick()
+
+    raft.step(RequestVote(2, 1, 2, 1, 1))
+    for _ in range(ELECTION_TICKS - 1):
+        raft.tick()
+        raft.ready()
+
+    assert raft.voted_for == 2
+    assert raft.role is Role.FOLLOWER
+
+
+def test_a_candidate_waits_for_its_own_disk_and_not_for_another_term() -> None:
+    """§5.2 asks for a new election when one takes too long; but a disk that has not stored this
+    term's vote will not store the next one's sooner."""
+    raft = raft_with([1])
+    while raft.role is Role.FOLLOWER:
+        raft.tick()
+    take(raft)
+    raft.step(RequestVoteReply(2, 1, 2, True, pre_vote=True))
+
+    for _ in range(10 * ELECTION_TICKS):
+        raft.tick()
+        raft.ready()
+
+    assert (raft.role, raft.term) == (Role.CANDIDATE, 2)
+
+
+def test_a_pre_vote_granted_for_an_earlier_term_does_not_count() -> None:
+    """§5.2: votes are "for the same term"; so are pre-votes."""
+    raft = raft_with([1], term=2)
+    while raft.role is Role.FOLLOWER:
+        raft.tick()
+
+    raft.step(RequestVoteReply(2, 1, 2, True, pre_vote=True))
+    assert raft.role is Role.PRE_CANDIDATE
+    raft.step(RequestVoteReply(2, 1, 3, True, pre_vote=True))
+
+    assert raft.role is Role.CANDIDATE
+
+
 # §5.3 Log replication
 
 
@@ -662,6 +708,24 @@ def test_a_heartbeat_sent_before_the_read_does_not_confirm_it() -> None:
     assert (first, rest) == ([1], [2, 3])
 
 
+def test_a_query_that_was_waiting_when_the_leader_fell_is_never_answered() -> None:
+    """§8: it was asked of a leader that was deposed; leading again later does not revive it."""
+    raft = raft_with([])
+    lead(raft, 2)
+    take(raft)
+    assert raft.read_index(1)
+    raft.step(Heartbeat(3, 1, 2, 0))
+    take(raft)
+
+    lead(raft, 2)
+    take(raft)
+    raft.step(AppendEntriesReply(2, 1, raft.term, True, raft.log.last))
+    raft.step(HeartbeatReply(2, 1, raft.term, 9))
+
+    assert raft.commit == raft.log.last
+    assert raft.ready().reads == ()
+
+
 def test_a_read_waits_for_the_leader_s_own_term() -> None:
     """§8: "a leader must have the latest information on which entries are committed", which it
     has once an entry of its own term is."""
@@ -812,10 +876,10 @@ def test_a_leader_hands_over_to_a_peer_that_has_its_whole_log() -> None:
     cluster = Cluster(3)
     cluster.elect(1)
     cluster.propose(1, b"before")
-    assert not any(isinstance(message, TimeoutNow) for message in cluster.wire)
 
     assert cluster.transfer(1, 2)
     assert cluster.propose(1, b"too late") is None
+    assert not any(isinstance(message, TimeoutNow) for message in cluster.wire), "not up to date"
     cluster.settle()
 
     assert (cluster.leader, cluster.raft(2).term) == (2, 2)
