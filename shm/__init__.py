@@ -1,7 +1,7 @@
 """leftfold.shm moves bytes between processes: rings, doorbells, and figures that others may read.
 
-It knows nothing of what the bytes mean. The ring is in ring.h, sleeping and waking in doorbell.h, and the
-figures in histogram.h; each header draws its layout and says what it guarantees.
+It knows nothing of what the bytes mean. The ring is in ring.h, sleeping and waking in doorbell.h,
+and the figures in histogram.h; each header draws its layout and says what it guarantees.
 """
 
 from .counters import Counter, Counters, Histogram, HistogramSnapshot, Schema, Snapshot

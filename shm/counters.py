@@ -1,16 +1,16 @@
 """Counters and histograms of a replica in one mapped file, for whoever wants to look.
 
-The file says itself what is in it, so that a tool can read it while the replica runs, after the replica
-died, and from another build:
+The file says itself what is in it, so that a tool can read it while the replica runs, after the
+replica died, and from another build:
 
        0  magic u64 | bytes of the JSON u64
-      16  JSON: {role: {"counters": {name: word}, "histograms": {name: word}, "words": {name: [word, n]}},
-          "histogram_bits": 6, ...}, `word` being an index into the words
-       …  words u64[], from a page boundary on; what one role writes shares no line with another role
+      16  JSON: {"roles": {role: {"counters": {name: word}, "histograms": {name: word},
+          "words": {name: [word, n]}}}, "histogram_bits": 6, ...}; `word` is an index
+      ...  words u64[], from a page boundary on; no line of 128 bytes belongs to two roles
 
-Guaranteed: each word has one writer, the process that attached as its role (I1); readers never lock and
-never see half a word; the file exists on the disk in full, so that no store can fail for lack of space.
-What a crash of the machine leaves of the figures is whatever the kernel had written.
+Guaranteed: each word has one writer, the process that attached as its role (I1); readers never lock
+and never see half a word; the file exists on the disk in full, so that no store can fail for lack
+of space. What a crash of the machine leaves of the figures is whatever the kernel had written.
 
 Left to others: where the file lies, what the names mean, and how it is shown.
 """

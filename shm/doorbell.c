@@ -1,7 +1,7 @@
 /* doorbell: see doorbell.h for the handshake.
  *
- * The wait is on CLOCK_MONOTONIC: posix_ipc's timed acquire follows the wall clock, which an operator may
- * set, so Python only creates and unlinks the semaphore.
+ * The wait is on CLOCK_MONOTONIC: posix_ipc's timed acquire follows the wall clock, which an
+ * operator may set, so Python only creates and unlinks the semaphore.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -42,7 +42,7 @@ struct doorbell {
     atomic_int inside;
     struct ring_end **ends;
     struct doorbell_counts counts;
-    _Atomic uint64_t rings; /* apart: ends in several threads of a test may share a waker's handle */
+    _Atomic uint64_t rings; /* atomic: a test's threads may share a waker's handle */
 };
 
 int64_t monotonic_ns(void) {
@@ -87,7 +87,7 @@ void doorbell_free(struct doorbell *bell) {
 
 static void post(struct doorbell *bell) {
     if (bell->semaphore) {
-        sem_post(bell->semaphore); /* Fails only at 2^31 tokens; then the sleeper is awake anyway. */
+        sem_post(bell->semaphore); /* Fails only at 2^31 tokens: the sleeper is awake. */
     } else {
         const uint64_t one = 1;
         /* EAGAIN at 2^64 - 2 tokens: likewise. */
@@ -97,10 +97,12 @@ static void post(struct doorbell *bell) {
 
 void doorbell_ring(struct doorbell *bell) {
     if (bell->closed) return;
-    /* Seq_cst: the waker's half, after its seq_cst publication; pairs with the store in set_flag(). */
+    /* Seq_cst: the waker's half, after its seq_cst publication; pairs with the store in set_flag().
+     * */
     if (!atomic_load_explicit(&bell->cell->flag, memory_order_seq_cst)) return;
     CRASH_POINT("flag seen");
-    /* The exchange chooses one waker. Seq_cst like the rest; nothing hangs on it beyond atomicity. */
+    /* The exchange chooses one waker. Seq_cst like the rest; nothing hangs on it beyond atomicity.
+     * */
     if (!atomic_exchange_explicit(&bell->cell->flag, 0, memory_order_seq_cst)) return;
     CRASH_POINT("flag taken");
     post(bell);
@@ -187,10 +189,11 @@ static int spin(struct doorbell *bell, int64_t until_ns) {
     return 0;
 }
 
-/* The time is over and there are bytes. A waker may be between its publication and its post; only if it
- * does not come was the wake-up really lost. */
+/* The time is over and there are bytes. A waker may be between its publication and its post; only
+ * if it does not come was the wake-up really lost. */
 static int after_timeout(struct doorbell *bell) {
-    if (doorbell_armed(bell) && park(bell, monotonic_ns() + GRACE_NS) == ETIMEDOUT && doorbell_armed(bell))
+    if (doorbell_armed(bell) && park(bell, monotonic_ns() + GRACE_NS) == ETIMEDOUT &&
+        doorbell_armed(bell))
         bell->counts.timeout_rescues++;
     clear_flag(bell);
     return serve(bell);
@@ -250,7 +253,8 @@ int doorbell_wait(struct doorbell *bell, int64_t spin_ns, int64_t timeout_ns) {
         int64_t now_ns = monotonic_ns();
         int64_t deadline_ns = timeout_ns < 0 ? -1 : now_ns + timeout_ns;
         if (deadline_ns >= 0 && timeout_ns < spin_ns) spin_ns = timeout_ns;
-        answer = spin_ns > 0 && spin(bell, now_ns + spin_ns) ? serve(bell) : sleep_until(bell, deadline_ns);
+        int seen = spin_ns > 0 && spin(bell, now_ns + spin_ns);
+        answer = seen ? serve(bell) : sleep_until(bell, deadline_ns);
     }
     leave(bell);
     return answer;

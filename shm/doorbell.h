@@ -1,25 +1,25 @@
 /* doorbell: how a process sleeps until a ring has something for it.
  *
- * One bell per sleeper, any number of wakers. The bell is one flag word in shared memory (the only word
- * with several writers, I1) and a kernel object that counts: a named semaphore, or an eventfd for the
- * process that must wait for sockets as well.
+ * One bell per sleeper, any number of wakers. The bell is one flag word in shared memory (the only
+ * word with several writers, I1) and a kernel object that counts: a named semaphore, or an eventfd
+ * for the process that must wait for sockets as well.
  *
  *   sleeper                                   waker
  *     flag := 1            seq_cst              publish tail or head           seq_cst
  *     look at every ring   seq_cst              if flag is 1                   seq_cst
  *     nothing there: park                          if exchange(flag, 0) was 1: post
  *
- * Whichever of the two goes second sees what the other wrote, so either the sleeper finds the bytes or a
- * waker finds the flag. One waker alone wins the exchange and posts. tests/models/doorbell.pml proves it
- * with several wakers, and that it fails when either barrier is taken away.
+ * Whichever of the two goes second sees what the other wrote, so either the sleeper finds the bytes
+ * or a waker finds the flag. One waker alone wins the exchange and posts. tests/models/doorbell.pml
+ * proves it with several wakers, and that it fails when either barrier is taken away.
  *
- * Guaranteed: no wake-up is lost while wakers live. A waker killed between its exchange and its post
- * costs the sleeper one time-out, which is why every wait in a process is bounded. The time-out is a
- * probe as well: timeout_rescues counts the waits that ended by time-out although bytes were there and
- * no waker was on its way. It is 0 unless a waker was killed or stopped there.
+ * Guaranteed: no wake-up is lost while wakers live. A waker killed between its exchange and its
+ * post costs the sleeper one time-out, which is why every wait in a process is bounded. The
+ * time-out is a probe as well: timeout_rescues counts the waits that ended by time-out although
+ * bytes were there and no waker was on its way. It is 0 unless a waker was killed or stopped there.
  *
- * Tokens: a waker may post after the sleeper found the bytes by itself. Such a token is drained before
- * the next park, so that they do not pile up, or it causes one look too many.
+ * Tokens: a waker may post after the sleeper found the bytes by itself. Such a token is drained
+ * before the next park, so that they do not pile up, or it causes one look too many.
  *
  * Left to others: creating and unlinking the semaphore (doorbell.py), inheriting the eventfd.
  */
@@ -51,11 +51,11 @@ struct doorbell_counts {
     uint64_t rings;           /* posts by this handle */
 };
 
-/* One of `semaphore` (a name for sem_open, not NULL) and `event_fd` (>= 0). NULL on failure: errno. */
+/* One of `semaphore` (a name for sem_open, not NULL) and `event_fd` (>= 0). NULL: errno. */
 struct doorbell *doorbell_open(void *cell, const char *semaphore, int event_fd);
 
-/* Let go of the cell and the semaphore; a closed bell is not waited on, and ringing it does nothing.
- * doorbell_free ends it; only when no ring end has it as its peer's. */
+/* Let go of the cell and the semaphore; a closed bell is not waited on, and ringing it does
+ * nothing. doorbell_free ends it; only when no ring end has it as its peer's. */
 void doorbell_close(struct doorbell *bell);
 void doorbell_free(struct doorbell *bell);
 
@@ -68,7 +68,7 @@ int doorbell_watch(struct doorbell *bell, struct ring_end **ends, uint32_t count
 /* Sleeper: look, spin for spin_ns, park until a ring, a signal or timeout_ns (< 0: for ever). */
 int doorbell_wait(struct doorbell *bell, int64_t spin_ns, int64_t timeout_ns);
 
-/* Sleeper with an event loop: 1 = now safe to block in epoll on the eventfd, 0 = there is something. */
+/* Sleeper with an event loop: 1 = now safe to block in epoll on the eventfd, 0 = look first. */
 int doorbell_arm(struct doorbell *bell);
 int doorbell_disarm(struct doorbell *bell);
 

@@ -1,11 +1,11 @@
 """How a process sleeps until one of its rings has something for it, for Python. See doorbell.h.
 
-Each process has one Doorbell that it sleeps on; every process that writes to it, or frees space for it,
-opens a handle of the same bell and passes it to its ring ends as `peer_bell`. Waking is the rings' own
-business; nothing here needs to be called for it.
+Each process has one Doorbell that it sleeps on; every process that writes to it, or frees space for
+it, opens a handle of the same bell and passes it to its ring ends as `peer_bell`. Waking is the
+rings' own business; nothing here needs to be called for it.
 
-A wait returns to Python at every signal and at its time-out, so that handlers run. Every process waits
-with a time-out (tens of ms): it covers a waker that was killed at the wrong instant.
+A wait returns to Python at every signal and at its time-out, so that handlers run. Every process
+waits with a time-out (tens of ms): it covers a waker that was killed at the wrong instant.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def monotonic_ns() -> int:
 
 
 def die_with_parent(parent_pid: int) -> None:
-    """Have the kernel kill this process when the thread that started it ends; kill it now if it has."""
+    """Have the kernel kill this process when the thread that started it ends, or has ended."""
     error = lib.die_with_parent()
     if error:
         raise OSError(error, os.strerror(error))
@@ -85,8 +85,8 @@ def die_with_parent(parent_pid: int) -> None:
 class Doorbell:
     """A handle of a bell: its cell of DOORBELL_BYTES, and a semaphore's name or an eventfd.
 
-    The sleeper waits on it, or (with an eventfd) arms it and blocks in an event loop. A waker only passes
-    it to ring ends. A handle is used in the process that made it, by one thread at a time.
+    The sleeper waits on it, or (with an eventfd) arms it and blocks in an event loop. A waker only
+    passes it to ring ends. A handle is used in the process that made it, by one thread at a time.
     """
 
     memory: memoryview | bytearray = field(repr=False)
@@ -164,7 +164,7 @@ class Doorbell:
         )
 
     def close(self) -> None:
-        """Let go of cell and semaphore. The ends that ring it, and that it watches, are closed before."""
+        """Let go of cell and semaphore; a closed bell rings nobody."""
         lib.doorbell_close(self.handle)
         ffi.release(self._pinned)
 

@@ -1,4 +1,5 @@
-"""What can go wrong with shared memory, as exceptions. Full and empty are no errors, but answers."""
+"""What can go wrong with shared memory, as exceptions. Full and empty are no errors, but
+answers."""
 
 
 class ShmError(Exception):

@@ -1,11 +1,13 @@
-/* histogram: see histogram.h for the layout. All atomics are relaxed: a word stands for itself, and no
- * other memory is published by it. One writer makes load-add-store enough, without a locked operation. */
+/* histogram: see histogram.h for the layout. All atomics are relaxed: a word stands for itself, and
+ * no other memory is published by it. One writer makes load-add-store enough, without a locked
+ * operation. */
 #include "histogram.h"
 
 #include <stdatomic.h>
 
 #define PER_OCTAVE (1u << HISTOGRAM_BITS)
-_Static_assert(HISTOGRAM_BUCKETS == (HISTOGRAM_BITS_MAX - HISTOGRAM_BITS + 1) * PER_OCTAVE, "layout");
+_Static_assert(HISTOGRAM_BUCKETS == (HISTOGRAM_BITS_MAX - HISTOGRAM_BITS + 1) * PER_OCTAVE,
+               "layout");
 _Static_assert(sizeof(_Atomic uint64_t) == 8 && ATOMIC_LLONG_LOCK_FREE == 2, "words must not tear");
 
 static uint64_t load(const uint64_t *word) {

@@ -1,15 +1,16 @@
-/* histogram: counts of values by size, and plain counters, in memory that others read while we write.
+/* histogram: counts of values by size, and plain counters, in memory that others read while we
+ * write.
  *
- * Log-linear: below 128 every value has a bucket of its own; above, each power of two is cut into 64, so
- * that a bucket is at most 1/64 of its value wide. Values from 2^42 (73 minutes in ns) on count as the
- * last bucket; max and sum keep them exact.
+ * Log-linear: below 128 every value has a bucket of its own; above, each power of two is cut into
+ * 64, so that a bucket is at most 1/64 of its value wide. Values from 2^42 (73 minutes in ns) on
+ * count as the last bucket; max and sum keep them exact.
  *
  *        0  max u64 | sum u64 | 2 words unused
  *       32  buckets u64[HISTOGRAM_BUCKETS]
  *
  * Guaranteed: one writer, and readers that never lock, stop or slow it: each word is written by one
- * relaxed atomic store and is never torn. There is no consistency between words; a reader adds up the
- * buckets it sees and takes that sum as the count.
+ * relaxed atomic store and is never torn. There is no consistency between words; a reader adds up
+ * the buckets it sees and takes that sum as the count.
  *
  * Left to others: the file and its names (counters.py), percentiles (counters.py).
  */

@@ -19,8 +19,8 @@ Memory: TypeAlias = Segment | memoryview | bytearray
 def pin(memory: Memory) -> tuple[CData, int, int]:
     """Return what pins the memory, its address and its size; ffi.release() the pin to let go.
 
-    The object below a memoryview is pinned, the mapping or the bytearray, and never the memoryview: one
-    that something else pins, in a cycle of garbage, ends the process (CPython releases it twice).
+    The object below a memoryview is pinned, the mapping or the bytearray, never the memoryview: a
+    pinned one in a cycle of garbage ends the process (CPython releases it twice).
     """
     view = memory.memory if isinstance(memory, Segment) else memoryview(memory)
     with ffi.from_buffer(view, require_writable=True) as pointer:

@@ -1,12 +1,14 @@
 /* ring: see ring.h for the layout and what is guaranteed.
  *
- * Each end works on its own position and on a cached copy of the other end's, both in private memory;
- * the other side's line is read only when the cache says that there is less than was asked for. The caches
- * must not lie in the segment: a process that is started again must not inherit a stale one.
+ * Each end works on its own position and on a cached copy of the other end's, both in private
+ * memory; the other side's line is read only when the cache says that there is less than was asked
+ * for. The caches must not lie in the segment: a process that is started again must not inherit a
+ * stale one.
  *
- * Publication of tail and head is seq_cst and not only release, because each is followed by a load of a
- * flag that the other side sets before it re-reads the position. Store-then-load on both sides is the
- * case that release and acquire do not order, on x86 either; the model is tests/models/doorbell.pml.
+ * Publication of tail and head is seq_cst and not only release, because each is followed by a load
+ * of a flag that the other side sets before it re-reads the position. Store-then-load on both sides
+ * is the case that release and acquire do not order, on x86 either; the model is
+ * tests/models/doorbell.pml.
  */
 #include "ring.h"
 
@@ -72,7 +74,9 @@ unsigned fork_generation;
 
 static void count_fork(void) { fork_generation++; }
 
-__attribute__((constructor)) static void watch_forks(void) { pthread_atfork(NULL, NULL, count_fork); }
+__attribute__((constructor)) static void watch_forks(void) {
+    pthread_atfork(NULL, NULL, count_fork);
+}
 
 uint64_t ring_layout(void) {
     const uint64_t facts[] = {
@@ -86,7 +90,8 @@ uint64_t ring_layout(void) {
         DOORBELL_BYTES,
     };
     uint64_t hash = 0xcbf29ce484222325ULL; /* FNV-1a, a word at a time */
-    for (size_t i = 0; i < sizeof facts / sizeof *facts; i++) hash = (hash ^ facts[i]) * 0x100000001b3ULL;
+    for (size_t i = 0; i < sizeof facts / sizeof *facts; i++)
+        hash = (hash ^ facts[i]) * 0x100000001b3ULL;
     return hash;
 }
 
@@ -97,7 +102,8 @@ static int capacity_is_valid(uint64_t capacity, uint64_t bytes) {
 
 int ring_format(void *memory, uint64_t bytes, uint64_t capacity, uint64_t position) {
     struct ring_shared *shared = memory;
-    if ((uintptr_t)memory % 8 || position % 8 || !capacity_is_valid(capacity, bytes)) return -RING_INVALID;
+    if ((uintptr_t)memory % 8 || position % 8 || !capacity_is_valid(capacity, bytes))
+        return -RING_INVALID;
     memset(shared, 0, RING_HEADER_BYTES);
     shared->magic = MAGIC;
     shared->layout = ring_layout();
@@ -120,7 +126,8 @@ struct ring_end *ring_open(void *memory, uint64_t bytes, int role, struct doorbe
     end->role = role;
     end->peer_bell = peer_bell;
     end->generation = fork_generation;
-    /* Acquire: pairs with the other end's publication, also by a holder of this end that has died. */
+    /* Acquire: pairs with the other end's publication, also by a holder of this end that has died.
+     * */
     uint64_t tail = atomic_load_explicit(&shared->tail, memory_order_acquire);
     uint64_t head = atomic_load_explicit(&shared->head, memory_order_acquire);
     end->position = role == RING_PRODUCER ? tail : head;
@@ -134,14 +141,15 @@ void ring_close(struct ring_end *end) { end->closed = 1; }
 
 void ring_free(struct ring_end *end) { free(end); }
 
-/* Entry to an end. The exchange is on a private line; it costs a few ns and turns two threads in one end,
- * which cffi's release of the GIL makes possible, from corruption into an error. */
+/* Entry to an end. The exchange is on a private line; it costs a few ns and turns two threads in
+ * one end, which cffi's release of the GIL makes possible, from corruption into an error. */
 static int enter(struct ring_end *end, int role, int state) {
     if (end->generation != fork_generation) return RING_FORKED;
     if (end->closed) return RING_CLOSED;
     if (end->role != role) return RING_INVALID;
     int seen = state;
-    /* Acquire: pairs with the release in leave(), so that ends may be handed from thread to thread. */
+    /* Acquire: pairs with the release in leave(), so that ends may be handed from thread to thread.
+     * */
     if (atomic_compare_exchange_strong_explicit(&end->inside, &seen, IN_CALL, memory_order_acquire,
                                                 memory_order_relaxed))
         return 0;
@@ -161,7 +169,8 @@ const uint8_t *ring_data(const struct ring_end *end) { return end->shared->data;
 
 uint64_t ring_used(struct ring_end *end) {
     if (end->closed) return 0;
-    /* Acquire on both: a figure for people and for back-pressure, true at some moment of the call. */
+    /* Acquire on both: a figure for people and for back-pressure, true at some moment of the call.
+     * */
     uint64_t head = atomic_load_explicit(&end->shared->head, memory_order_acquire);
     return atomic_load_explicit(&end->shared->tail, memory_order_acquire) - head;
 }
@@ -200,12 +209,13 @@ static void publish_tail(struct ring_end *end, uint64_t tail) {
 static void publish_head(struct ring_end *end, uint64_t head) {
     end->position = head;
     CRASH_POINT("before head");
-    /* Seq_cst: the release half pairs with the acquire in find_space(), and keeps our reads of the slots
-     * before it; the full order against the next load pairs with the producer's store of
+    /* Seq_cst: the release half pairs with the acquire in find_space(), and keeps our reads of the
+     * slots before it; the full order against the next load pairs with the producer's store of
      * producer_waits and its re-check in ring_ready(). */
     atomic_store_explicit(&end->shared->head, head, memory_order_seq_cst);
     CRASH_POINT("after head");
-    /* Seq_cst: pairs with the store in refuse(). The flag is the producer's; only it clears it (I1). */
+    /* Seq_cst: pairs with the store in refuse(). The flag is the producer's; only it clears it
+     * (I1). */
     if (end->peer_bell && atomic_load_explicit(&end->shared->producer_waits, memory_order_seq_cst))
         doorbell_ring(end->peer_bell);
 }
@@ -231,8 +241,8 @@ static void write_padding(struct ring_end *end, uint64_t size) {
     memcpy(at(end, end->position), &slot, sizeof slot);
 }
 
-/* Find room for `minimum` contiguous bytes, better for `maximum`. Sets end->padding and gives what is
- * contiguous after it, or 0 if there is too little. */
+/* Find room for `minimum` contiguous bytes, better for `maximum`. Sets end->padding and gives what
+ * is contiguous after it, or 0 if there is too little. */
 static uint64_t find_space(struct ring_end *end, uint64_t minimum, uint64_t maximum) {
     uint64_t rest = end->capacity - (end->position & (end->capacity - 1));
     uint64_t padding = rest < minimum ? rest : 0;
@@ -305,7 +315,9 @@ uint64_t ring_claim_upto(struct ring_end *end, uint64_t minimum, uint64_t maximu
     return (uintptr_t)address;
 }
 
-uint64_t ring_claim(struct ring_end *end, uint64_t size) { return ring_claim_upto(end, size, size); }
+uint64_t ring_claim(struct ring_end *end, uint64_t size) {
+    return ring_claim_upto(end, size, size);
+}
 
 uint64_t ring_claimed(struct ring_end *end) { return end->claimed; }
 
@@ -331,9 +343,10 @@ static uint64_t bytes_there(struct ring_end *end, uint64_t maximum) {
 
 static uint64_t peek_error(int error) { return (uint64_t)error << 32 | UINT32_MAX; }
 
-/* Walk whole slots from `position`. Gives the bytes of the run, 0 at a padding slot whose size goes to
- * *padding, or UINT64_MAX for memory that no producer of ours wrote. */
-static uint64_t walk(const struct ring_end *end, uint64_t size, uint64_t maximum, uint64_t *padding) {
+/* Walk whole slots from `position`. Gives the bytes of the run, 0 at a padding slot whose size goes
+ * to *padding, or UINT64_MAX for memory that no producer of ours wrote. */
+static uint64_t walk(const struct ring_end *end, uint64_t size, uint64_t maximum,
+                     uint64_t *padding) {
     const uint8_t *bytes = at(end, end->position);
     uint64_t run = 0;
     *padding = 0;
@@ -396,8 +409,8 @@ int ring_release(struct ring_end *end, uint64_t size) {
 
 int ring_ready(struct ring_end *end) {
     if (end->closed) return 0;
-    /* Seq_cst in both: the sleeper's half of the handshake, after its seq_cst store of the bell's flag;
-     * pairs with the store in publish_tail() or publish_head(). */
+    /* Seq_cst in both: the sleeper's half of the handshake, after its seq_cst store of the bell's
+     * flag; pairs with the store in publish_tail() or publish_head(). */
     if (end->role == RING_CONSUMER)
         return atomic_load_explicit(&end->shared->tail, memory_order_seq_cst) != end->position;
     if (!end->waits) return 0;

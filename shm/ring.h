@@ -1,7 +1,8 @@
 /* ring: one producer, one consumer, slots of bytes in shared memory.
  *
- * The memory of a ring, drawn from its first byte. Lines are 128 bytes apart, so that neither a cache
- * line nor the adjacent-line prefetcher joins a word of the producer to a word of the consumer.
+ * The memory of a ring, drawn from its first byte. Lines are 128 bytes apart, so that neither a
+ * cache line nor the adjacent-line prefetcher joins a word of the producer to a word of the
+ * consumer.
  *
  *        0  magic u64 | layout u64 | capacity u64          written once, by ring_format
  *      128  tail u64                                       written by the producer only      (I1)
@@ -9,8 +10,8 @@
  *      384  producer_waits u32                             written by the producer only
  *      512  data[capacity]                                 capacity is a power of two
  *
- * tail and head are positions, not offsets: they only grow, `position & (capacity - 1)` is the offset,
- * and `tail - head` is the number of bytes in use, also when a position wraps past 2^64.
+ * tail and head are positions, not offsets: they only grow, `position & (capacity - 1)` is the
+ * offset, and `tail - head` is the number of bytes in use, also when a position wraps past 2^64.
  *
  * A slot begins at an offset that divides by 8 and starts with 8 bytes:
  *
@@ -18,26 +19,26 @@
  *        4  type u16     0 = padding, which only the ring itself writes
  *        6  tag u16      means nothing here
  *
- * A run is one or more slots, each padded to 8, side by side. A run never crosses the end of the data:
- * where it does not fit before the end, one padding slot fills the rest and the run starts at offset 0.
- * The padding is published even if the run does not fit at the front yet; otherwise a ring with enough
- * space in two parts could refuse a run for ever.
+ * A run is one or more slots, each padded to 8, side by side. A run never crosses the end of the
+ * data: where it does not fit before the end, one padding slot fills the rest and the run starts at
+ * offset 0. The padding is published even if the run does not fit at the front yet; otherwise a
+ * ring with enough space in two parts could refuse a run for ever.
  *
- * Guaranteed: a run becomes visible whole, by ONE store of tail. A producer that is killed before that
- * store leaves nothing visible, and one killed after it leaves the run whole, so that there is nothing
- * to repair; a new producer goes on at tail, a new consumer at head (what was peeked and not released
- * comes again). Two threads inside one end, or one end used in a child of fork, are refused. A ring
- * never blocks and never allocates: full and empty are answers.
+ * Guaranteed: a run becomes visible whole, by ONE store of tail. A producer that is killed before
+ * that store leaves nothing visible, and one killed after it leaves the run whole, so that there is
+ * nothing to repair; a new producer goes on at tail, a new consumer at head (what was peeked and
+ * not released comes again). Two threads inside one end, or one end used in a child of fork, are
+ * refused. A ring never blocks and never allocates: full and empty are answers.
  *
- * Left to others: who may open which end (runtime/topology.py), sleeping (doorbell.h), the name and the
- * life of the memory (segment.py), and what the slots mean.
+ * Left to others: who may open which end (runtime/topology.py), sleeping (doorbell.h), the name and
+ * the life of the memory (segment.py), and what the slots mean.
  */
 #ifndef CFFI_CDEF
 #pragma once
 #include <stdint.h>
 /* Labels at the instants where a process could be killed, stopped or delayed. Nothing is there in a
- * normal build; the harness of the tests defines crash_point(). (Inner directives are indented, since
- * the glue cuts at the first plain one.) */
+ * normal build; the harness of the tests defines crash_point(). (Inner directives are indented,
+ * since the glue cuts at the first plain one.) */
 # ifdef LEFTFOLD_CRASH_POINTS
 void crash_point(const char *label);
 #  define CRASH_POINT(label) crash_point(label)
@@ -53,7 +54,7 @@ void crash_point(const char *label);
 /* Answers below zero, or as the text below says. */
 #define RING_BUSY 1    /* another thread is inside this end, or a claim is open */
 #define RING_FORKED 2  /* the end was opened by the parent of this process */
-#define RING_INVALID 3 /* the caller broke a rule: a size, a slot's header, a commit without claim */
+#define RING_INVALID 3 /* the caller broke a rule: size, slot header, commit without claim */
 #define RING_CORRUPT 4 /* the memory holds what no producer of ours writes */
 #define RING_CLOSED 5  /* after ring_close */
 
@@ -70,12 +71,12 @@ uint64_t ring_layout(void);
  * 0, or -RING_INVALID. */
 int ring_format(void *memory, uint64_t bytes, uint64_t capacity, uint64_t position);
 
-/* Open one end; NULL if the memory holds no ring of this layout that fits into `bytes`, or if there is
- * no memory for it. `peer_bell` (may be NULL) is rung when the other side may be asleep. */
+/* Open one end; NULL if the memory holds no ring of this layout that fits into `bytes`, or if there
+ * is no memory for it. `peer_bell` (may be NULL) is rung when the other side may be asleep. */
 struct ring_end *ring_open(void *memory, uint64_t bytes, int role, struct doorbell *peer_bell);
 
-/* Let go of the memory, which may be unmapped then: every call after it answers RING_CLOSED, and a bell that
- * watches the end finds nothing there. ring_free ends it; only when no bell watches it. */
+/* Let go of the memory, which may be unmapped then: every call after it answers RING_CLOSED, and a
+ * bell that watches the end finds nothing there. ring_free is for ends that no bell watches. */
 void ring_close(struct ring_end *end);
 void ring_free(struct ring_end *end);
 
@@ -86,30 +87,31 @@ uint64_t ring_used(struct ring_end *end);     /* bytes now between head and tail
 /* Producer: copy a run and publish it. 1 written, 0 full and nothing written, < 0 an error. */
 int ring_write(struct ring_end *end, const void *run, uint64_t size);
 
-/* Producer: the address of `size` contiguous bytes, 0 if full, or an error (all below 16). The end then
- * belongs to this claim until ring_commit. */
+/* Producer: the address of `size` contiguous bytes, 0 if full, or an error (all below 16). The end
+ * then belongs to this claim until ring_commit. */
 uint64_t ring_claim(struct ring_end *end, uint64_t size);
 
-/* Producer: as ring_claim, for as much as there is between minimum and maximum; see ring_claimed. */
+/* Producer: as ring_claim, for as much as there is between minimum and maximum; see ring_claimed */
 uint64_t ring_claim_upto(struct ring_end *end, uint64_t minimum, uint64_t maximum);
 uint64_t ring_claimed(struct ring_end *end);
 
-/* Producer: publish the first `size` bytes of the claim, which are a run; 0 gives the claim back. */
+/* Producer: publish the first `size` bytes of the claim, which are a run; 0 gives it all back. */
 int ring_commit(struct ring_end *end, uint64_t size);
 
-/* Consumer: the longest contiguous run now, as offset << 32 | length; 0 if the ring is empty. An error
- * is error << 32 | UINT32_MAX. _upto stops before the slot that would pass `maximum`, but gives one. */
+/* Consumer: the longest contiguous run now, as offset << 32 | length; 0 if the ring is empty. An
+ * error is error << 32 | UINT32_MAX. _upto stops before the slot that would pass `maximum`, but
+ * gives one. */
 uint64_t ring_peek(struct ring_end *end);
 uint64_t ring_peek_upto(struct ring_end *end, uint64_t maximum);
 
-/* Consumer: free the first `size` bytes of what was peeked, which are whole slots. 0 or an error. */
+/* Consumer: free the first `size` bytes of what was peeked, which are whole slots. 0 or error. */
 int ring_release(struct ring_end *end, uint64_t size);
 
 #ifndef CFFI_CDEF
-/* For C alone. ring_ready: is there something to do at this end? Only for the thread that owns the end.
- * A consumer is ready when there are bytes, a producer when it found the ring full and now what it asked
- * for fits. ring_served ends a producer's waiting: it is told once. */
-const uint8_t *ring_data(const struct ring_end *end); /* where the offsets of ring_peek count from */
+/* For C alone. ring_ready: is there something to do at this end? Only for the thread that owns the
+ * end. A consumer is ready when there are bytes, a producer when it found the ring full and now
+ * what it asked for fits. ring_served ends a producer's waiting: it is told once. */
+const uint8_t *ring_data(const struct ring_end *end); /* offsets of ring_peek are from here */
 int ring_ready(struct ring_end *end);
 void ring_served(struct ring_end *end);
 

@@ -1,9 +1,9 @@
 """The two ends of a ring, for Python. The ring itself, and what it guarantees, is in ring.h.
 
 An end works over any writable buffer: a Segment, a slice of one, or a bytearray. It belongs to one
-thread; two at a time raise RingBusy. Full is False, 0 or None, and empty is empty: nothing blocks here.
-After a refusal the producer counts as waiting for space, and a Doorbell that watches it wakes once when
-what it asked for fits.
+thread; two at a time raise RingBusy. Full is False, 0 or None, and empty is empty: nothing blocks
+here. After a refusal the producer counts as waiting for space, and a Doorbell that watches it wakes
+once when what it asked for fits.
 
 A run is one or more slots, each padded with zero bytes to a multiple of 8: see padded().
 """

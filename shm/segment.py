@@ -5,12 +5,13 @@ A segment is one page of header and then `size` bytes for a ring, or for the cel
        0  magic u64 | layout u64 | size u64 | generation u64 | ready u64
     4096  memory[size]
 
-Guaranteed: the memory exists in full (posix_fallocate), so that a full /dev/shm is an error here and
-never a SIGBUS later; a segment that is not finished, or of another layout or generation, cannot be
-attached. Not multiprocessing.shared_memory, whose resource tracker unlinks segments that others use.
+Guaranteed: the memory exists in full (posix_fallocate), so that a full /dev/shm is an error here
+and never a SIGBUS later; a segment that is not finished, or of another layout or generation, cannot
+be attached. Not multiprocessing.shared_memory, whose resource tracker unlinks segments that others
+use.
 
-Left to others: what lies in the memory, and who may attach. The supervisor creates the segments before it
-starts the processes, and unlinks them as soon as all have attached.
+Left to others: what lies in the memory, and who may attach. The supervisor creates the segments
+before it starts the processes, and unlinks them as soon as all have attached.
 """
 
 import contextlib
@@ -35,7 +36,7 @@ SEMAPHORE_PREFIX = "sem."
 
 
 def layout() -> int:
-    """Return the layout hash of this build: offsets of the ring, of the doorbell and of the header."""
+    """Return the layout hash of this build: of the ring, the doorbell and the header."""
     return lib.ring_layout() ^ HEADER_BYTES
 
 
@@ -67,8 +68,8 @@ class Segment:
         view = memoryview(mapping)
         with view[:HEADER_BYTES].cast("Q") as header:
             header[0], header[1], header[2], header[3] = MAGIC, layout(), size, generation
-            # Last: attach() takes nothing for granted before it. It runs in processes that are started
-            # later, so that the order of these stores is the kernel's business.
+            # Last: attach() takes nothing for granted before it. It runs in processes that are
+            # started later, so that the order of these stores is the kernel's business.
             header[4] = READY
         return cls(name, size, generation, view[HEADER_BYTES:], mapping)
 

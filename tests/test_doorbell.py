@@ -1,4 +1,5 @@
-"""The doorbell between threads of one process: when a wait ends, and that it never ends too late."""
+"""The doorbell between threads of one process: when a wait ends, and that it never ends too
+late."""
 
 import os
 import select

@@ -1,4 +1,5 @@
-"""The ring against a model of a deque, step by step, in rings so small that every step is a corner."""
+"""The ring against a model of a deque, step by step, in rings so small that every step is a
+corner."""
 
 import random
 import struct

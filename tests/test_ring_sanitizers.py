@@ -1,7 +1,8 @@
 """The C of the rings under the thread, address and undefined-behaviour sanitizers, in threads.
 
-The thread sanitizer sees threads over one mapping only, so this is the harness and not two processes. A
-mutant with a weakened order shows that it would have seen a missing release or acquire.
+The thread sanitizer sees threads over one mapping only, so this is the harness and not two
+processes. A mutant with a weakened order shows that it would have seen a missing release or
+acquire.
 """
 
 import random

@@ -2,10 +2,10 @@
 
     python -m leftfold.tools.bench_ring [--messages N] [--runs N] [--json]
 
-Each system sends the same 32-byte messages, made before the clock starts; the receiver reads one field of
-every message in a plain loop and the sum is checked. The clock runs at the receiver, from the word "go" to
-the last message. All systems take turns within a run, so that a slow moment of the machine strikes all;
-the figure of a system is the median of its runs.
+Each system sends the same 32-byte messages, made before the clock starts; the receiver reads one
+field of every message in a plain loop and the sum is checked. The clock runs at the receiver, from
+the word "go" to the last message. All systems take turns within a run, so that a slow moment of the
+machine strikes all; the figure of a system is the median of its runs.
 
 Left to others: latency, and sizes other than the one that commands have as a rule.
 """
@@ -204,7 +204,7 @@ def systems() -> dict[str, tuple[Callable[[int], float], int]]:
 
 
 def run(messages: int, runs: int) -> dict[str, Any]:
-    """Measure every system `runs` times; messages per second, and how many times the ring is faster.
+    """Measure every system `runs` times: messages per second, and how much faster the ring is.
 
     The slower systems get a fifth or a twentieth of the messages, so that a run ends.
     """

@@ -1,16 +1,16 @@
 /* ring_harness: the C of shm/ outside of Python, where sanitizers and kill -9 can get at it.
  *
  *   ring_harness threads PRODUCERS MESSAGES SEED semaphore|eventfd
- *       Threads over one mapping: each producer has a ring and a bell of its own, all ring the consumer's
- *       bell. Every wait is without end, so that a lost wake-up hangs; the alarm then says so.
+ *       Threads over one mapping: each producer has a ring and a bell of its own, all ring the
+ *       consumer's. Every wait is without end, so that a lost wake-up hangs till the alarm.
  *   ring_harness produce|consume SEGMENT RING OWN_CELL OWN_SEMAPHORE PEER_CELL PEER_SEMAPHORE
  *                FIRST COUNT LABEL NTH SIGNAL
- *       One end of a ring in a segment that the test made; the numbers are byte offsets in its file. At
- *       the NTH time at LABEL the process sends itself SIGNAL. LABEL "-": never.
+ *       One end of a ring in a segment that the test made; the numbers are byte offsets in its
+ *       file. At the NTH time at LABEL the process sends itself SIGNAL. LABEL "-": never.
  *
- * A message is a slot of type 7: header, u64 sequence, then a pattern; its length and every byte follow
- * from the sequence. The consumer checks all of it and ends with a line
- * "next <sequence> rescues <n>" on stdout.
+ * A message is a slot of type 7: header, u64 sequence, then a pattern; its length and every byte
+ * follow from the sequence. The consumer checks all of it and ends with a line "next <sequence>
+ * rescues <n>" on stdout.
  *
  * It guarantees nothing to others; it is compiled by tests/ring_harness.py alone.
  */
@@ -55,7 +55,8 @@ void crash_point(const char *label) {
         yields ^= yields << 13, yields ^= yields >> 7, yields ^= yields << 17;
         if (yields % 16 == 0) sched_yield();
     }
-    if (armed_count && !strcmp(label, armed_label) && --armed_count == 0) kill(getpid(), armed_signal);
+    if (armed_count && !strcmp(label, armed_label) && --armed_count == 0)
+        kill(getpid(), armed_signal);
 }
 
 struct message {
@@ -128,8 +129,8 @@ static uint64_t consume(struct ring_end *end, uint64_t next) {
         if (!first && next % 5 == 0) first = size;
     }
     crash_point("copied");
-    if (first && (ring_release(end, first) || ring_release(end, size - first))) fail("release refused");
-    if (!first && ring_release(end, size)) fail("release refused");
+    if ((first && ring_release(end, first)) || ring_release(end, size - first))
+        fail("release refused");
     return next;
 }
 
@@ -145,14 +146,16 @@ static uint64_t ring_size(void) { return RING_HEADER_BYTES + THREADS_CAPACITY; }
 static void *run_producer(void *argument) {
     struct producer *producer = argument;
     yields = producer->seed;
-    struct ring_end *end = ring_open(producer->ring, ring_size(), RING_PRODUCER, producer->peer_bell);
+    struct ring_end *end =
+        ring_open(producer->ring, ring_size(), RING_PRODUCER, producer->peer_bell);
     if (!end || doorbell_watch(producer->own_bell, &end, 1)) fail("cannot open a producer");
     produce(end, producer->own_bell, 0, producer->messages);
     ring_free(end);
     return NULL;
 }
 
-static void make_bells(int index, void *cell, int event_fd, struct doorbell **sleeper, struct doorbell **waker) {
+static void make_bells(int index, void *cell, int event_fd, struct doorbell **sleeper,
+                       struct doorbell **waker) {
     char name[64];
     if (event_fd >= 0) {
         *sleeper = doorbell_open(cell, NULL, event_fd);
@@ -223,7 +226,8 @@ static void run_threads(int count, uint64_t messages, uint64_t seed, int event_f
     }
     struct doorbell_counts counts;
     doorbell_read_counts(bell, &counts);
-    printf("parks %lu rescues %lu\n", (unsigned long)counts.parks, (unsigned long)counts.timeout_rescues);
+    printf("parks %lu rescues %lu\n", (unsigned long)counts.parks,
+           (unsigned long)counts.timeout_rescues);
     doorbell_free(bell);
     doorbell_free(to_consumer);
     free(memory);
@@ -245,8 +249,10 @@ static void run_process(char **arguments) {
     size_t size;
     uint8_t *memory = map_segment(arguments[1], &size);
     uint64_t ring = strtoull(arguments[2], NULL, 10);
-    struct doorbell *own = doorbell_open(memory + strtoull(arguments[3], NULL, 10), arguments[4], -1);
-    struct doorbell *peer = doorbell_open(memory + strtoull(arguments[5], NULL, 10), arguments[6], -1);
+    uint8_t *own_cell = memory + strtoull(arguments[3], NULL, 10);
+    uint8_t *peer_cell = memory + strtoull(arguments[5], NULL, 10);
+    struct doorbell *own = doorbell_open(own_cell, arguments[4], -1);
+    struct doorbell *peer = doorbell_open(peer_cell, arguments[6], -1);
     uint64_t first = strtoull(arguments[7], NULL, 10), count = strtoull(arguments[8], NULL, 10);
     if (!own || !peer) fail("cannot open the bells");
     armed_label = arguments[9];

@@ -1,12 +1,14 @@
-/* The doorbell of shm/doorbell.h: one sleeper, WAKERS wakers, each with a ring of its own to write to.
+/* The doorbell of shm/doorbell.h: one sleeper, WAKERS wakers, each with a ring of its own to write
+ * to.
  *
- * Spin assumes sequential consistency, so the store buffers of a TSO machine are written out: each process
- * stores into a FIFO of its own, and a process of the machine moves one store at a time to memory. A
- * barrier (what a seq_cst store has behind it) waits until the own buffer is empty; so do a locked
- * exchange and a system call. Loads read memory; nobody loads what he stored himself.
+ * Spin assumes sequential consistency, so the store buffers of a TSO machine are written out: each
+ * process stores into a FIFO of its own, and a process of the machine moves one store at a time to
+ * memory. A barrier (what a seq_cst store has behind it) waits until the own buffer is empty; so do
+ * a locked exchange and a system call. Loads read memory; nobody loads what he stored himself.
  *
- * A lost wake-up is an invalid end state: the sleeper parked, bytes there, no token and nobody to post.
- * Mutants that must fail: -DNO_WAKER_BARRIER, -DNO_SLEEPER_BARRIER, -DNO_SECOND_LOOK, -DDRAIN_AFTER_FLAG.
+ * A lost wake-up is an invalid end state: the sleeper parked, bytes there, no token and nobody to
+ * post. Mutants that must fail: -DNO_WAKER_BARRIER, -DNO_SLEEPER_BARRIER, -DNO_SECOND_LOOK,
+ * -DDRAIN_AFTER_FLAG.
  */
 #define WAKERS 2
 #define PUBLICATIONS 2

@@ -1,8 +1,9 @@
-/* A ring that both sides sleep on: the consumer until there are bytes, the producer until there is space.
+/* A ring that both sides sleep on: the consumer until there are bytes, the producer until there is
+ * space.
  *
- * The producer's waiting has two words, as in shm/ring.c: `waits` in the ring, which only the producer
- * writes, and the flag of its bell. Store buffers are written out as in doorbell.pml, where the sleep
- * itself is explained. A lost wake-up on either side is an invalid end state.
+ * The producer's waiting has two words, as in shm/ring.c: `waits` in the ring, which only the
+ * producer writes, and the flag of its bell. Store buffers are written out as in doorbell.pml,
+ * where the sleep itself is explained. A lost wake-up on either side is an invalid end state.
  *
  * Mutants that must fail: -DNO_TAIL_BARRIER, -DNO_HEAD_BARRIER, -DNO_PRODUCER_FLAG_BARRIER,
  * -DNO_CONSUMER_FLAG_BARRIER, -DWAITS_SET_AFTER_LOOK.
