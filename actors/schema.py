@@ -7,7 +7,6 @@ not all defined yet are checked again when the App is made.
 """
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, get_origin
 
 import attrs
 import msgspec.inspect
@@ -129,10 +128,3 @@ def _parts(found: msgspec.inspect.Type) -> Iterator[msgspec.inspect.Type]:
     elif isinstance(found, msgspec.inspect.DictType):
         yield found.key_type
         yield found.value_type
-
-
-def is_class_variable(annotation: Any) -> bool:
-    """Whether an annotation, perhaps still text, is a ClassVar."""
-    if isinstance(annotation, str):
-        return annotation.startswith(("ClassVar", "typing.ClassVar"))
-    return annotation is ClassVar or get_origin(annotation) is ClassVar

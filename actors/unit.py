@@ -88,6 +88,9 @@ class Units:
         if hot is None:
             return Status.UNKNOWN_MESSAGE, 0, b"no actor takes message %d from a client" % id
         decode, instances, call, replies, actor, lane = hot
+        position = self._position
+        position[1] = ordinal
+        position[2] = id
         try:
             message = decode(body)
         except MemoryError:
@@ -99,9 +102,6 @@ class Units:
             refusal = self._refusal(actor, key)
             if refusal is not None:
                 return refusal
-        position = self._position
-        position[1] = ordinal
-        position[2] = id
         context = self._context
         context._ordinal = ordinal
         context._actor = actor
