@@ -39,4 +39,6 @@ campaign: build
 
 .PHONY: bench
 bench: build
-	$(BIN)/python -m leftfold.tools.bench
+	@for benchmark in $(basename $(notdir $(sort $(wildcard tools/bench_*.py)))); do \
+		echo "$$benchmark"; $(BIN)/python -m leftfold.tools.$$benchmark || exit 1; \
+	done
