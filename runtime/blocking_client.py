@@ -37,6 +37,8 @@ from .session import Session
 Reply = TypeVar("Reply")
 
 RECEIVE_BYTES = 256 * 1024
+PING_S = 15.0
+SILENCE_S = 60.0
 UNRESOLVED_MAX = 4096
 
 
@@ -81,6 +83,7 @@ class BlockingClient:
     _unsent: bytes = field(default=b"", init=False)
     _back_off_s: float = field(default=BACK_OFF_S[0], init=False)
     _next_address: int = field(default=0, init=False)
+    _heard_s: float = field(default=0.0, init=False)
     _unresolved: dict[int, _Asked] = field(factory=dict[int, _Asked], init=False)
     _why: str = field(default="", init=False)
 
@@ -103,11 +106,16 @@ class BlockingClient:
 
     def __enter__(self) -> Self:
         deadline = time.monotonic() + self.connect_s
-        while not self.session.opened:
-            self._check_alive()
-            if not self._pump(deadline):
-                self._drop("")
-                raise Disconnected(f"No leftfold answers at {self.host}:{self.port}: {self._why}")
+        try:
+            while not self.session.opened:
+                self._check_alive()
+                if not self._pump(deadline):
+                    raise Disconnected(
+                        f"No leftfold answers at {self.host}:{self.port}: {self._why}"
+                    )
+        except BaseException:
+            self._drop("")
+            raise
         return self
 
     def __exit__(
@@ -275,6 +283,7 @@ class BlockingClient:
         self._decoder = frames.Decoder()
         self._unsent = frames.hello(self.session.cluster_id)
         self._why = ""
+        self._heard_s = time.monotonic()
 
     def _exchange(self, timeout_s: float) -> None:
         assert self._socket is not None and self._poll is not None
@@ -287,12 +296,18 @@ class BlockingClient:
                 pass
         wanted = select.POLLIN | (select.POLLOUT if self._unsent else 0)
         self._poll.modify(self._socket, wanted)
-        for _, events in self._poll.poll(timeout_s * 1000):
+        ready = self._poll.poll(min(timeout_s, PING_S) * 1000)
+        for _, events in ready:
             if events & ~select.POLLOUT:
                 self._receive(self._socket)
+        if not ready and timeout_s > PING_S and not self._unsent:
+            if time.monotonic() - self._heard_s > SILENCE_S:
+                raise OSError("the gateway is silent")
+            self._unsent = frames.ping(0)
 
     def _receive(self, connected: socket.socket) -> None:
         data = connected.recv(RECEIVE_BYTES)
+        self._heard_s = time.monotonic()
         if not data:
             raise OSError(self._why or "the connection was closed")
         try:

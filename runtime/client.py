@@ -14,7 +14,7 @@ What is sent and when is session.py's; here are sockets, time and waiting.
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -60,6 +60,55 @@ class _Waiting:
         self, reply: "frames.Reply | frames.Answer | None", error: Exception | None
     ) -> None:
         self.client._landed(self, reply, error)  # pyright: ignore[reportPrivateUsage]
+
+
+@define(eq=False)
+class _Turns:
+    """Who waits for room in the window, first come, first served."""
+
+    room: Callable[[], int]
+    _queue: "deque[asyncio.Future[None]]" = field(factory=deque["asyncio.Future[None]"], init=False)
+    _granted: int = field(default=0, init=False)
+    """Turns that were given and whose tasks have not run yet."""
+
+    async def take(self, waiting: _Waiting) -> None:
+        """Return when there is room, which the caller uses at once; raise if the time is over before."""
+        while self._queue or self.room() - self._granted <= 0:
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._queue.append(turn)
+            try:
+                await asyncio.wait({turn, waiting.future}, return_when=asyncio.FIRST_COMPLETED)
+                if waiting.future.done():
+                    waiting.future.result()
+            except BaseException:
+                self._give_up(turn)
+                raise
+            if turn.done():
+                self._granted -= 1
+                if self.room() > 0:
+                    return
+
+    def _give_up(self, turn: "asyncio.Future[None]") -> None:
+        if turn.done():
+            self._granted -= 1
+        turn.cancel()
+        self.give()  # what it may have been given is the next one's
+
+    def give(self) -> None:
+        """There may be room."""
+        while self._queue and (self._queue[0].done() or self.room() - self._granted > 0):
+            turn = self._queue.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                self._granted += 1
+
+    def end(self) -> None:
+        """There will be no room any more: everybody looks why."""
+        while self._queue:
+            turn = self._queue.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                self._granted += 1
 
 
 class _Link(asyncio.Protocol):
@@ -118,7 +167,8 @@ class Client:
     _link: _Link | None = field(default=None, init=False)
     _runner: "asyncio.Task[None] | None" = field(default=None, init=False)
     _opened: asyncio.Event = field(factory=asyncio.Event, init=False)
-    _room: "deque[asyncio.Future[None]]" = field(factory=deque["asyncio.Future[None]"], init=False)
+    _commands: _Turns = field(init=False)
+    _queries: _Turns = field(init=False)
     _flushing: bool = field(default=False, init=False)
     _retrying: bool = field(default=False, init=False)
     _back_off_s: float = field(default=BACK_OFF_S[0], init=False)
@@ -126,6 +176,10 @@ class Client:
     _abandoned: dict[int, _Waiting] = field(factory=dict[int, _Waiting], init=False)
     _heard_s: float = field(default=0.0, init=False)
     _why: str = field(default="", init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._commands = _Turns(self._command_room)
+        self._queries = _Turns(self._query_room)
 
     @classmethod
     def resume(
@@ -192,6 +246,22 @@ class Client:
             self.session.expire(Disconnected("the client was closed"))
         self._wake_room()
 
+    def _command_room(self) -> int:
+        return 1 if self.session.dead is not None else self.session.room
+
+    def _query_room(self) -> int:
+        if self.session.dead is not None:
+            return 1
+        return self.session.query_room if self.session.opened else 0
+
+    def _wake_room(self) -> None:
+        """Who is woken into a session that is over finds that out by asking it."""
+        for turns in (self._commands, self._queries):
+            if self.session.dead is not None:
+                turns.end()
+            else:
+                turns.give()
+
     # Asking
 
     async def ask(
@@ -203,8 +273,7 @@ class Client:
         waiting = _Waiting(self, encoded, loop.create_future())
         timer = loop.call_later(self._deadline_s(deadline_s), _time_out, waiting)
         try:
-            while self.session.room <= 0:
-                await self._wait_for_room(waiting)
+            await self._commands.take(waiting)
             waiting.number = self.session.command(
                 encoded.message_id, encoded.key, encoded.body, waiting
             )
@@ -212,9 +281,7 @@ class Client:
             return await waiting.future
         finally:
             timer.cancel()
-            if not waiting.number:
-                self._wake_room()  # the turn that it may have been given is the next one's
-            elif self.session.waiting_for(waiting.number):
+            if waiting.number and self.session.waiting_for(waiting.number):
                 self._abandoned[waiting.number] = waiting
 
     async def query(
@@ -226,8 +293,7 @@ class Client:
         waiting = _Waiting(self, encoded, loop.create_future(), is_query=True)
         timer = loop.call_later(self._deadline_s(deadline_s), _time_out, waiting)
         try:
-            while not self.session.opened or self.session.query_room <= 0:
-                await self._wait_for_room(waiting)
+            await self._queries.take(waiting)
             waiting.number = self.session.query(
                 encoded.message_id, encoded.key, encoded.body, waiting
             )
@@ -237,8 +303,7 @@ class Client:
             timer.cancel()
             if waiting.number:
                 self.session.forget_query(waiting.number)
-            else:
-                self._wake_room()
+                self._queries.give()
 
     async def resolve(
         self,
@@ -282,30 +347,6 @@ class Client:
 
     def _deadline_s(self, given_s: float | None) -> float:
         return self.deadline_s if given_s is None else given_s
-
-    async def _wait_for_room(self, waiting: _Waiting) -> None:
-        if self.session.dead is not None:
-            raise self.session.dead
-        if waiting.future.done():
-            waiting.future.result()
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._room.append(turn)
-        try:
-            await asyncio.wait({turn, waiting.future}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            turn.cancel()
-        if waiting.future.done():
-            waiting.future.result()
-
-    def _wake_room(self) -> None:
-        room = max(self.session.room, self.session.query_room)
-        if self.session.dead is not None:
-            room = len(self._room)
-        while self._room and room > 0:
-            turn = self._room.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                room -= 1
 
     def _landed(
         self,

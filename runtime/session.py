@@ -249,7 +249,7 @@ class Session:
         self._out.clear()
         self._returned.clear()
         self._in_flight = 0
-        self._retaining = None
+        self._retaining, self._retained_left = None, 0
         for waiting in (self._commands, self._queries):
             for request in waiting.values():
                 request.in_flight = False
