@@ -211,6 +211,9 @@ def misbehave(account: Account, how: str, to: str, context: Context) -> Balance:
     elif how == "many sends":
         for _ in range(100_000):
             context.send(to, Credit(1))
+    elif how == "two events":
+        context.emit(Moved("", 1))
+        context.emit(Moved("", 2))
     elif how == "memory":
         raise MemoryError
     elif how == "alarm":

@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from sample_bank import LIMITS, Account, Deposit, Moved, Transfer, app
+from sample_bank import LIMITS, Account, Deposit, Misbehave, Moved, Transfer, app
 
 from leftfold.actors.events import Events, matches, position_of
 from leftfold.actors.layout import (
@@ -68,6 +68,16 @@ def test_a_transfer_emits_one_numbered_event_before_its_reply() -> None:
     assert event.position == (4, 0, 1) and event.message == Moved("b", 4)
     assert (event.actor, event.key, event.time_ns) == (Account, "a", fold.time_ns)
     assert types_of(fold.log[-1].egress) == [SlotType.EVENT, SlotType.REPLY]
+
+
+def test_the_events_of_one_unit_are_numbered_in_the_order_they_were_emitted() -> None:
+    fold = Folded(app)
+    fold.ask("a", Misbehave("two events"))
+
+    assert [(event.position, event.message.cents) for event in fold.events] == [
+        ((3, 0, 1), 1),
+        ((3, 0, 2), 2),
+    ]
 
 
 def moved(count: int) -> Folded:

@@ -132,6 +132,28 @@ def test_a_failure_of_a_receiver_quarantines_everyone_the_command_touched(
     bank.check_replay()
 
 
+def test_a_failure_does_not_reach_into_the_units_that_follow() -> None:
+    bank = Folded(app)
+    for key in "abc":
+        bank.ask(key, Deposit(100))
+    with pytest.raises(CommandFailed):
+        bank.ask("a", Transfer("b", 14))
+    with pytest.raises(CommandFailed, match=r"A101 Account\.misbehave "):
+        bank.ask("c", Misbehave("raise"))
+
+    at = [(bank.quarantine(Account, key) or "").split(":")[0][-21:] for key in "abc"]
+    assert at == ["at index 6, ordinal 0"] * 2 + ["at index 7, ordinal 0"]
+
+
+def test_sends_that_send_end_at_the_limit_of_depth() -> None:
+    bank = Folded(app, limits=Limits(send_depth_max=3))
+    bank.ask("a", Deposit(100))
+    with pytest.raises(CommandFailed, match="LimitExceeded: sends are nested deeper than 3"):
+        bank.ask("a", Transfer("b", 15))
+
+    assert bank.actor(Account, "b").cents == 30
+
+
 def test_sending_to_a_quarantined_actor_is_refused_and_spreads_nothing() -> None:
     bank = Folded(app)
     bank.ask("a", Deposit(100))

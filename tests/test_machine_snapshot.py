@@ -44,6 +44,10 @@ def test_a_restored_machine_has_the_same_digest_and_writes_the_same_bytes(seed: 
 
     assert copy.state_digest() == machine.state_digest()
     assert list(copy.snapshot()) == list(machine.snapshot())
+    assert copy.state.sessions.by_id == machine.state.sessions.by_id
+    assert copy.state.timers.by_id == machine.state.timers.by_id
+    assert copy.state.actors == machine.state.actors
+    assert copy.state.actors_count == machine.state.actors_count
     assert (copy.digest, copy.state.index) == (machine.digest, machine.state.index)
 
 
