@@ -10,8 +10,8 @@ build: $(VENV)/.built
 $(VENV)/.built: pyproject.toml shm/glue.py $(wildcard shm/*.[ch] runtime/*.[ch])
 	@command -v cc >/dev/null || { echo "leftfold needs a C compiler: apt install gcc (or clang)." >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@flock $(VENV)/.lock $(BIN)/pip install --quiet --disable-pip-version-check 'pip>=25.1'
-	@flock $(VENV)/.lock $(BIN)/pip install --quiet --disable-pip-version-check --editable . --group dev
+	@PYTHONWARNINGS=ignore flock $(VENV)/.lock $(BIN)/pip install --quiet --disable-pip-version-check 'pip>=25.1'
+	@PYTHONWARNINGS=ignore flock $(VENV)/.lock $(BIN)/pip install --quiet --disable-pip-version-check --editable . --group dev
 	@touch $@
 
 .PHONY: test
