@@ -61,7 +61,7 @@ class Dev:
                 cwd=root,
                 stdout=output,
                 stderr=output,
-                env={**os.environ, "COLUMNS": "200"},
+                env={**os.environ, "COLUMNS": "200", "TMPDIR": str(root.parent)},
             )
 
     def wait_for(self, wanted: str, times: int = 1) -> str:

@@ -196,3 +196,28 @@ def test_status_of_a_directory_without_a_replica_is_one_sentence(
 ) -> None:
     assert call(["status", str(tmp_path)]) == 1
     assert "holds no replica" in capsys.readouterr().err
+
+
+def test_watching_goes_on_until_ctrl_c(directory: Path) -> None:
+    running = Run(directory)
+    running.wait_for("Ready on")
+    watching = subprocess.Popen(
+        [
+            *(sys.executable, "-P", "-m", "leftfold.tools.cli", "status", str(directory)),
+            *("--watch", "--json"),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert watching.stdout is not None
+    reports = [json.loads(watching.stdout.readline()) for _ in range(2)]
+    watching.send_signal(signal.SIGINT)
+    _, errors = watching.communicate(timeout=DEADLINE_S)
+    running.process.terminate()
+
+    assert running.process.wait(DEADLINE_S) == 0
+    assert [report["state"] for report in reports] == ["ready", "ready"]
+    assert reports[1]["rates_per_s"].keys() >= {"commands", "entries"}
+    assert watching.returncode == 130
+    assert errors == ""
