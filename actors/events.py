@@ -20,6 +20,10 @@ from .layout import (
 
 Position = tuple[int, int, int]
 
+ANSWER_BYTES_MAX = 256 * 1024
+"""Events in one answer to SUBSCRIBE. A subscriber that is further behind is told that this is a part (tag 1), and
+asks again behind the last of them, so that one who comes late cannot fill a ring or a connection's buffer."""
+
 
 def position_of(slot: bytes) -> Position:
     """Where an EVENT slot stands in the stream."""
@@ -75,10 +79,11 @@ class Events:
         from_now = bool(flags & SUBSCRIBE_FROM_NOW)
         kept = [] if from_now else self.after(after)
         found = [event for event in kept if matches(event, actor, key)]
+        found, partial = cut(found, ANSWER_BYTES_MAX)
         run = b"".join(found)
         type_ = SlotType.SUBSCRIBED
         head = SUBSCRIBED.pack(
-            SUBSCRIBED.size, type_, 0, session, request, index, len(run), len(found)
+            SUBSCRIBED.size, type_, int(partial), session, request, index, len(run), len(found)
         )
         if from_now or after >= self.floor:
             return head + run
@@ -93,3 +98,13 @@ def matches(slot: bytes, actor_type: int, key: bytes) -> bool:
     if actor_type not in (0, found):
         return False
     return not key or slot[EVENT.size : EVENT.size + key_length] == key
+
+
+def cut(slots: list[bytes], bytes_max: int) -> tuple[list[bytes], bool]:
+    """The first slots that fit, at least one if there is one; and whether any were left out."""
+    size = 0
+    for at, slot in enumerate(slots):
+        size += len(slot)
+        if at and size > bytes_max:
+            return slots[:at], True
+    return slots, False

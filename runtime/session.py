@@ -108,6 +108,7 @@ class Session:
     _subscriptions: dict[int, Subscription] = field(factory=dict[int, Subscription], init=False)
     _retaining: Subscription | None = field(default=None, init=False)
     _retained_left: int = field(default=0, init=False)
+    _retaining_part: bool = field(default=False, init=False)
     _out: list[bytes] = field(factory=list[bytes], init=False)
 
     # Asking
@@ -432,16 +433,22 @@ class Session:
         if subscription.position is None:
             # From now on means: behind everything of the index that the logic had reached.
             subscription.position = (frame.index, END_OF_INDEX, END_OF_INDEX)
-        if frame.partial:
-            subscription.behind = True
-            if not frame.count:
-                subscription.wake()
+        self._retaining_part = frame.partial
+        if frame.partial and not frame.count:
+            self._ask_for_more(subscription)
+
+    def _ask_for_more(self, subscription: Subscription) -> None:
+        """A part has come whole: what follows it is asked for when the reader wants it."""
+        subscription.behind = True
+        subscription.wake()
 
     def _take_event(self, event: frames.EventFrame) -> None:
         if self._retained_left:
             self._retained_left -= 1
             if self._retaining is not None:
                 self._queue(self._retaining, event)
+            if self._retaining is not None and self._retaining_part and not self._retained_left:
+                self._ask_for_more(self._retaining)
             return
         for subscription in list(self._subscriptions.values()):
             if subscription.live and subscription.wants(event):

@@ -1,6 +1,7 @@
 """Log time: never back, jumps only at the start of a term, and never far ahead by accident."""
 
 import pytest
+
 from leftfold.runtime.clock import Clock, LogTime
 from leftfold.runtime.errors import OperatorError
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from leftfold.runtime import crashes
 from leftfold.runtime.errors import OperatorError
 

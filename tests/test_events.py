@@ -5,7 +5,7 @@ import random
 import pytest
 from sample_bank import LIMITS, Account, Deposit, Misbehave, Moved, Transfer, app
 
-from leftfold.actors.events import Events, matches, position_of
+from leftfold.actors.events import ANSWER_BYTES_MAX, Events, matches, position_of
 from leftfold.actors.layout import (
     EVENT,
     EVENTS_LOST,
@@ -141,3 +141,25 @@ def test_the_kept_events_and_the_floor_survive_a_snapshot() -> None:
 
     assert restored.subscribe(subscribe_slot()) == fold.machine.subscribe(subscribe_slot())
     assert restored.state.events.floor == fold.machine.state.events.floor
+
+
+def test_a_subscriber_far_behind_gets_its_events_in_parts_that_join_without_a_gap() -> None:
+    """Each part but the last says that it is one, and none is larger than the limit."""
+    events = Events(100_000, 1 << 30)
+    slots = [event_slot(index) for index in range(1, 3 * ANSWER_BYTES_MAX // len(event_slot(1)))]
+    for slot in slots:
+        events.keep(slot)
+    received: list[bytes] = []
+    parts = 0
+    partial = True
+    while partial:
+        after = position_of(received[-1]) if received else (0, 0, 0)
+        head, *part = slots_of(events.answer(subscribe_slot(after), len(slots)))
+        partial = bool(SUBSCRIBED.unpack_from(head)[2])
+        received += part
+        parts += 1
+
+        assert sum(len(slot) for slot in part) <= ANSWER_BYTES_MAX
+
+    assert received == slots
+    assert parts == 3
