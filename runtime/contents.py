@@ -1,15 +1,18 @@
-"""What a journal holds, folded from its slots: term, vote, commit, the log's range, and where its entries lie.
+"""What a journal holds, folded from its slots: term, vote, commit, the log's range, and where its
+entries lie.
 
-The same fold runs over every batch that is written and, at start, over every record that is read back. It looks at
-slot headers only, never into a body, SKIP entries apart: which commands an operator left out must be known before
-the first entry is replayed.
+The same fold runs over every batch that is written and, at start, over every record that is read
+back. It looks at slot headers only, never into a body, SKIP entries apart: which commands an
+operator left out must be known before the first entry is replayed.
 
-An ENTRY at or below the last index overwrites the log from there on, as TRUNCATE does. Nothing at or below the
-commit index may be overwritten, and no index left out: either would be our bug, and raises `Inconsistent`.
+An ENTRY at or below the last index overwrites the log from there on, as TRUNCATE does. Nothing at
+or below the commit index may be overwritten, and no index left out: either would be our bug, and
+raises `Inconsistent`.
 
-Where entries lie is kept as *places*, (index, segment, offset of the record), one for every 256 KiB of journal and one
-wherever the log's order and the file's part: 24 bytes each, so a journal of 64 GiB costs 6 MiB. From a place
-on, the entries up to the next place's index follow each other in the same segment.
+Where entries lie is kept as *places*, (index, segment, offset of the record), one for every 256 KiB
+of journal and one wherever the log's order and the file's part: 24 bytes each, so a journal of 64
+GiB costs 6 MiB. From a place on, the entries up to the next place's index follow each other in the
+same segment.
 """
 
 import struct
@@ -78,7 +81,8 @@ class Contents:
         return slots.pack_hard_state(self.term, self.voted_for, self.commit)
 
     def fold(self, run: memoryview, segment: int, offset: int) -> int:
-        """Take in the slots of one record at `offset` of `segment`; the index of its first ENTRY, or 0."""
+        """Take in the slots of one record at `offset` of `segment`; the index of its first ENTRY,
+        or 0."""
         first_index, at, end = 0, 0, len(run)
         unpack, header_bytes = slots.HEADER.unpack_from, slots.HEADER_BYTES
         while at < end:
@@ -153,7 +157,8 @@ class Contents:
             self._order_broken = False
 
     def place_of(self, index: int) -> tuple[int, int, int, int]:
-        """(begin, limit, segment, offset): entries `begin` … `limit - 1` lie there, from the record at `offset` on."""
+        """(begin, limit, segment, offset): entries `begin` … `limit - 1` lie there, from the record
+        at `offset` on."""
         assert self.first <= index <= self.last
         at = bisect_right(self.place_indexes, index) - 1
         following = at + 1

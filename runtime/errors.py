@@ -9,7 +9,8 @@
     │   └── CorruptJournal      durable bytes changed or vanished: file, offset, why
     └── JournalFailed           the disk refused: nothing is tried again, the replica stops
 
-Assertions are for our own bugs and are not in the tree. Full and empty are return values, not errors.
+Assertions are for our own bugs and are not in the tree. Full and empty are return values, not
+errors.
 """
 
 from pathlib import Path
@@ -59,7 +60,8 @@ class CorruptJournal(OperatorError):
 
 
 class JournalFailed(LeftfoldError):
-    """A write or a sync failed. What was acknowledged is safe; what was not is unknown until the next start."""
+    """A write or a sync failed. What was acknowledged is safe; what was not is unknown until the
+    next start."""
 
     def __init__(self, tag: int, sentence: str) -> None:
         super().__init__(sentence)

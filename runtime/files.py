@@ -1,6 +1,7 @@
 """Small durable files: written whole or not at all, and there after a power failure.
 
-A rename, and a new name, are durable only once the directory is synced too; nothing here returns before that.
+A rename, and a new name, are durable only once the directory is synced too; nothing here returns
+before that.
 """
 
 import os

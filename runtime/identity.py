@@ -1,12 +1,12 @@
 """Who a replica is: `identity.json` and `lock` in its directory.
 
-The identity is written once, durably, before anything else is in the directory, and never changes: cluster id,
-replica id, hash seed, replicated limits, app. A directory that holds something else is not touched. A replica's
-directory without its identity is not given a new one, because votes and log would then come back under
-another name.
+The identity is written once, durably, before anything else is in the directory, and never changes:
+cluster id, replica id, hash seed, replicated limits, app. A directory that holds something else is
+not touched. A replica's directory without its identity is not given a new one, because votes and
+log would then come back under another name.
 
-The lock is held by the supervisor and inherited by its children: as long as one of the five lives, nobody else
-starts in the directory.
+The lock is held by the supervisor and inherited by its children: as long as one of the five lives,
+nobody else starts in the directory.
 """
 
 import fcntl
@@ -82,7 +82,8 @@ def new_identity(
 
 
 def open_identity(directory: Path, app: str, fresh: Identity | None = None) -> Identity:
-    """The identity of the replica in `directory`; an empty or missing directory becomes a replica for `app`.
+    """The identity of the replica in `directory`; an empty or missing directory becomes a replica
+    for `app`.
 
     `fresh` is what a new directory is given instead of `new_identity(app)`.
     """
@@ -143,7 +144,8 @@ def _refuse_other_content(directory: Path) -> None:
     if "journal" in names:
         raise NotAReplica(
             f"{directory} has a journal but no {IDENTITY_NAME}: the replica has lost its identity. "
-            f"Restore {IDENTITY_NAME} from a copy; a new one would forget the votes given under the old."
+            f"Restore {IDENTITY_NAME} from a copy; "
+            "a new one would forget the votes given under the old."
         )
     foreign = [name for name in names if name not in ours and not name.endswith(".tmp")]
     if foreign:
@@ -163,8 +165,8 @@ def _unusable(directory: Path, error: OSError) -> OperatorError:
 def lock_directory(directory: Path, wait_s: float = LOCK_WAIT_S) -> int:
     """Lock a replica's directory, waiting a little for a predecessor that is about to end.
 
-    The descriptor is inheritable; the lock lasts until every process that has it is gone or has closed it.
-    Raises DirectoryInUse.
+    The descriptor is inheritable; the lock lasts until every process that has it is gone or has
+    closed it. Raises DirectoryInUse.
     """
     path = directory / LOCK_NAME
     try:

@@ -1,20 +1,22 @@
 """The journal: the one owner of durable bytes (I3), and its process between the rings.
 
-`Journal` is a directory of segments. A batch goes out with one write, straight from where it lies, and one sync,
-and only after that sync does anything count as persisted (I4). `JournalProcess` puts it between `persist`,
-`persisted` and `read`.
+`Journal` is a directory of segments. A batch goes out with one write, straight from where it lies,
+and one sync, and only after that sync does anything count as persisted (I4). `JournalProcess` puts
+it between `persist`, `persisted` and `read`.
 
 What the start does with the end of the log, where an earlier process may have died:
 
-    closed, or idle when it died    a mark covers everything: the file and the directory are synced, and go on
-    anything else                   the batch behind the last mark is whole but perhaps in the page cache alone, and
-                                    a sync that failed may have left it there marked as clean; so it is written
-                                    again, into a new segment whose header ends the old one before it. A torn
-                                    batch is left out in the same way
-    damage below the last mark      CorruptJournal with file and offset; nothing is changed
+    closed, or idle when it died
+        A mark covers everything: the directory and the file are synced, and go on.
+    anything else
+        The batch behind the last mark is whole, but perhaps in the page cache alone, and a sync
+        that failed may have left it there marked as clean. So it is written again, into a new
+        segment whose header ends the old one before it. A torn batch is left out in the same way.
+    damage below the last mark
+        CorruptJournal with file and offset; nothing is changed.
 
-A write or a sync that fails is never tried again: JournalFailed, and the replica stops. Left to others: what the
-entries mean, who may vote, and when old segments may go (`discard_before`).
+A write or a sync that fails is never tried again: JournalFailed, and the replica stops. Left to
+others: what the entries mean, who may vote, and when old segments may go (`discard_before`).
 """
 
 import os
@@ -114,8 +116,9 @@ class Journal:
     ) -> "Journal":
         """Open or create the journal in `directory`; everything it holds then is durable.
 
-        `covered` is the index up to which a snapshot makes the log dispensable: the log must not begin later than
-        the entry after it. Raises OperatorError (CorruptJournal, ForeignJournal, NewerFormat) and JournalFailed.
+        `covered` is the index up to which a snapshot makes the log dispensable: the log must not
+        begin later than the entry after it. Raises OperatorError (CorruptJournal, ForeignJournal,
+        NewerFormat) and JournalFailed.
         """
         assert segment_bytes % BLOCK_BYTES == 0
         journal = cls(directory, owner, segment_bytes, disk or Disk())
@@ -125,7 +128,8 @@ class Journal:
             journal._opened = True
         except OSError as error:
             raise OperatorError(
-                f"Cannot use the journal in {directory}: {error.strerror} ({error.filename or 'reading'}). "
+                f"Cannot use the journal in {directory}: {error.strerror} "
+                f"({error.filename or 'reading'}). "
                 "This user must be able to read and write it, and the disk must work."
             ) from error
         finally:
@@ -147,7 +151,8 @@ class Journal:
     # Writing
 
     def write(self, *run: Buffer) -> None:
-        """Write one batch, a run in one or more parts, behind the last; it is durable after `sync`."""
+        """Write one batch, a run in one or more parts, behind the last; it is durable after
+        `sync`."""
         assert not self._unsynced, "the batch before was not synced"
         size = RECORD_HEADER_BYTES + sum(len(part) for part in run)
         if size > self.current.room:
@@ -164,7 +169,8 @@ class Journal:
             self._unsynced = False
 
     def mark(self) -> bool:
-        """Note behind the last batch that it was synced; unsynced itself, and overwritten by the next batch."""
+        """Note behind the last batch that it was synced; unsynced itself, and overwritten by the
+        next batch."""
         if self._marked or self._unsynced or self.current.room < RECORD_HEADER_BYTES:
             return False
         current, contents = self.current, self.contents
@@ -203,8 +209,8 @@ class Journal:
     # Reading
 
     def read(self, first: int, last: int, bytes_max: int) -> bytearray:
-        """A run of the ENTRY slots from `first` on, as many as are there, up to `last`, and fit `bytes_max`; at
-        least one, if there is one."""
+        """A run of the ENTRY slots from `first` on, as many as are there, up to `last`, and fit
+        `bytes_max`; at least one, if there is one."""
         assert first >= self.contents.first, f"entry {first} is gone"
         return self.reader.read(first, last, bytes_max)
 
@@ -261,7 +267,8 @@ class Journal:
         old.close()
 
     def _start_segment(self, segment_id: int, sealed: int, run: Sequence[Buffer]) -> None:
-        """The new segment begins with term, vote and commit, so that those before it can go one day."""
+        """The new segment begins with term, vote and commit, so that those before it can go one
+        day."""
         self._settle_time()
         contents = self.contents
         header = SegmentHeader(
@@ -348,13 +355,15 @@ class Journal:
     def _scan(
         self, path: Path, header: SegmentHeader, sealed: int | None
     ) -> tuple[Scan, list[Record]]:
-        """Fold the records that are known to be durable; give the others, at most one batch, back."""
+        """Fold the records that are known to be durable; give the others, at most one batch,
+        back."""
         if header.first != self.contents.last + 1 or header.last_term != self.contents.last_term:
             raise CorruptJournal(
                 path,
                 0,
-                f"it continues after entry {header.first - 1} of term {header.last_term}, but the segment "
-                f"before it ends with entry {self.contents.last} of term {self.contents.last_term}",
+                f"it continues after entry {header.first - 1} of term {header.last_term}, but the "
+                f"segment before it ends with entry {self.contents.last} "
+                f"of term {self.contents.last_term}",
             )
         scan = Scan(memoryview(path.read_bytes()), header.seed, sealed)
         waiting: list[Record] = []
@@ -391,8 +400,8 @@ class Request:
 class JournalProcess:
     """Process 3. Batches in; what is durable, and what was asked for, out.
 
-    It never waits inside: an answer that does not fit its ring is kept, and tried again on the next turn, while
-    batches go on. Waiting requests are bounded, and so is what is kept of an answer.
+    It never waits inside: an answer that does not fit its ring is kept, and tried again on the next
+    turn, while batches go on. Waiting requests are bounded, and so is what is kept of an answer.
     """
 
     journal: Journal
@@ -416,7 +425,8 @@ class JournalProcess:
     def work(self) -> int:
         """Do what there is to do now, in bounded pieces; 0 when there was nothing.
 
-        Raises JournalFailed after FAILED was written: the process must end with EXIT_JOURNAL_FAILED.
+        Raises JournalFailed after FAILED was written: the process must end with
+        EXIT_JOURNAL_FAILED.
         """
         try:
             done = self._take_batch() + self._tell() + self._serve()
@@ -440,7 +450,8 @@ class JournalProcess:
         return PARK_NS
 
     def close(self) -> None:
-        """Mark the end and close the journal: the last batch need not be written again at the next start."""
+        """Mark the end and close the journal: the last batch need not be written again at the next
+        start."""
         self.journal.close()
 
     def _take_batch(self) -> int:

@@ -1,8 +1,9 @@
 """Reads entries back from the segments, by index, a bounded piece at a time.
 
-What is read is checked again: record and header crc, and that the entries follow each other. A reader that goes on
-where it stopped does not search; one that jumps walks at most the 256 KiB behind a place (see contents.py). Files
-are read, not mapped, so that a bad block is an error with a sentence and not a signal.
+What is read is checked again: record and header crc, and that the entries follow each other. A
+reader that goes on where it stopped does not search; one that jumps walks at most the 256 KiB
+behind a place (see contents.py). Files are read, not mapped, so that a bad block is an error with a
+sentence and not a signal.
 """
 
 import os
@@ -73,7 +74,8 @@ class Reader:
     def _walk(
         self, run: bytearray, index: int, stop: int, segment: int, offset: int, bytes_max: int
     ) -> tuple[int, bool]:
-        """Append entries `index` … `stop - 1` from the record at `offset` on; (next index, run is full)."""
+        """Append entries `index` … `stop - 1` from the record at `offset` on; (next index, run is
+        full)."""
         while index < stop:
             body, following = self._record(segment, offset)
             for found, start, end in _entries(body):

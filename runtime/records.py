@@ -1,4 +1,5 @@
-"""The journal's format, without I/O: segment headers, batch records, and what may be believed of them.
+"""The journal's format, without I/O: segment headers, batch records, and what may be believed of
+them.
 
 A segment file is one 4,096-byte block with the header below, then records, then zeros.
 
@@ -9,31 +10,33 @@ A segment file is one 4,096-byte block with the header below, then records, then
                     72 u64 sealed: where the segment before this one ends; all of it was synced
                     80 16s salt, random        96..144 zero
 
-A record is one batch: a run of slots (ENTRY, HARD_STATE, TRUNCATE) byte for byte as it lay in the `persist`
-ring, behind 56 bytes:
+A record is one batch: a run of slots (ENTRY, HARD_STATE, TRUNCATE) byte for byte as it lay in the
+`persist` ring, behind 56 bytes:
 
-    record header    0 8s magic "LFrecord"    8 u32 crc32 of offset and bytes 12..56, seeded with the segment
+    record header    0 8s magic "LFrecord"    8 u32 crc32 of offset and bytes 12..56, with the seed
                     12 u32 crc32 of the body  16 u32 body bytes (a multiple of 8)  20 u32 zero
                     24 u64 first index: of the first ENTRY in the body, 0 without one
                     32 u64 last index and 40 u64 its term: of the log after this batch
-                    48 u64 synced: every byte of the segment below this offset is known to be durable
+                    48 u64 synced: all of the segment below this offset is known to be durable
 
-The seed is a crc over the segment's header, salt included, and the record's own offset enters its crc. So neither
-the old content of a recycled segment, nor a record at the wrong place, nor bytes that a client sends can speak
-as a record.
+The seed is a crc over the segment's header, salt included, and the record's own offset enters its
+crc. So neither the old content of a recycled segment, nor a record at the wrong place, nor bytes
+that a client sends can speak as a record.
 
-Assumed of the disk: a sector that is written when the power fails holds its old or its new bytes, and no other sector
-changes. (A batch begins where the last one ended, so the two may share a sector.)
+Assumed of the disk: a sector that is written when the power fails holds its old or its new bytes,
+and no other sector changes. (A batch begins where the last one ended, so the two may share a
+sector.)
 
 What a record that does not check means (verdicts of `Scan`):
 
     1  Below the end that the next segment's header gives (`sealed`): corrupt.
-    2  A later record of this segment is valid: corrupt, because batches are synced one by one, so the bad one was
-       durable before the later one was written (the later one's `synced` says the same).
-    3  Otherwise: torn. It is the last batch, no mark covers it, it was never acknowledged, or else it rotted since.
-       These two cannot be told apart; a cluster finds out from its peers, a single replica does not. To keep
-       the window small, an idle journal and a closing one write a *mark*: a record with an empty body
-       whose `synced` is its own offset. The next batch overwrites the mark.
+    2  A later record of this segment is valid: corrupt, because batches are synced one by one, so
+       the bad one was durable before the later one was written (whose `synced` says the same).
+    3  Otherwise: torn. It is the last batch, no mark covers it, and it was never acknowledged, or
+       else it rotted since. The two cannot be told apart; a cluster finds out from its peers, a
+       single replica does not. To keep the window small, an idle journal and a closing one write
+       a *mark*: a record with an empty body whose `synced` is its own offset. The next batch
+       overwrites the mark.
 """
 
 import struct
@@ -134,7 +137,8 @@ def encode_record_header(
     last_term: int,
     synced: int,
 ) -> bytes:
-    """The 56 bytes before a body that lies in `body`'s parts, for a record at `offset` of the segment."""
+    """The 56 bytes before a body that lies in `body`'s parts, for a record at `offset` of the
+    segment."""
     body_bytes = body_crc = 0
     for part in body:
         body_bytes += len(part)
@@ -161,7 +165,8 @@ class RecordHeader:
 
 
 def decode_record_header(content: Buffer, at: int, seed: int, offset: int) -> RecordHeader | None:
-    """The header at `at` of `content`, which is at `offset` of its segment; None when it does not check."""
+    """The header at `at` of `content`, which is at `offset` of its segment; None when it does not
+    check."""
     if len(content) - at < RECORD_HEADER_BYTES:
         return None
     magic, crc, body_crc, body_bytes, _, first, last, last_term, synced = _RECORD.unpack_from(
@@ -195,16 +200,17 @@ class Record:
 class Scan:
     """The valid records of one segment, in order, and then what the rest of it means.
 
-    Iterate once; `length`, `synced`, `verdict` and `why` are final after that. `content` is the whole file;
-    `sealed` is the end that the next segment gives, if there is one. A valid record found past `length` is
-    never given out.
+    Iterate once; `length`, `synced`, `verdict` and `why` are final after that. `content` is the
+    whole file; `sealed` is the end that the next segment gives, if there is one. A valid record
+    found past `length` is never given out.
     """
 
     content: memoryview
     seed: int
     sealed: int | None = None
     length: int = field(default=BLOCK_BYTES, init=False)
-    """Where the valid records end; marks at the end, which the next batch overwrites, not included."""
+    """Where the valid records end; marks at the end, which the next batch overwrites, not
+    included."""
     synced: int = field(default=BLOCK_BYTES, init=False)
     """Below this offset everything is known to be durable."""
     verdict: str = field(default=WHOLE, init=False)

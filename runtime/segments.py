@@ -1,15 +1,18 @@
-"""The journal's files: `journal/00000001.log`, `00000002.log`, …, and one spare that is prepared ahead.
+"""The journal's files: `journal/00000001.log`, `00000002.log`, …, and one spare that is prepared
+ahead.
 
-A segment gets its name only when its header is durable: it is written under a temporary name, synced, renamed, and
-the directory synced. So a named segment with a bad header is corruption, and the ids of the names have no gaps.
+A segment gets its name only when its header is durable: it is written under a temporary name,
+synced, renamed, and the directory synced. So a named segment with a bad header is corruption, and
+the ids of the names have no gaps.
 
-Files are allocated and filled with zeros ahead of the writer, because a sync of 64 KiB takes half as long in a
-zeroed file as in one that is merely allocated (the file system need not convert extents). Filling happens in small
-synced pieces while the journal is idle, first ahead in the current segment, then in the spare, so that a roll
-finds a file ready. If none is ready, a roll takes what there is; it is never waited for.
+Files are allocated and filled with zeros ahead of the writer, because a sync of 64 KiB takes half
+as long in a zeroed file as in one that is merely allocated (the file system need not convert
+extents). Filling happens in small synced pieces while the journal is idle, first ahead in the
+current segment, then in the spare, so that a roll finds a file ready. If none is ready, a roll
+takes what there is; it is never waited for.
 
-Every call that reaches the disk goes through `Disk`, which turns a failure into `JournalFailed` with a sentence.
-Nothing that failed is tried again (I4).
+Every call that reaches the disk goes through `Disk`, which turns a failure into `JournalFailed`
+with a sentence. Nothing that failed is tried again (I4).
 """
 
 import errno
@@ -67,7 +70,8 @@ class Disk:
             )
 
     def sync_file(self, file: int, path: Path) -> None:
-        """Make the file's content durable. A failure is final: what it left in memory proves nothing."""
+        """Make the file's content durable. A failure is final: what it left in memory proves
+        nothing."""
         _guard(path, FSYNC_FAILED, "sync", lambda: self.sync(file))
 
     def sync_directory(self, directory: Path) -> None:
@@ -116,13 +120,15 @@ def _guard(path: Path, tag: int, verb: str, call: Callable[[], _Result]) -> _Res
     except OSError as error:
         if error.errno in _FULL:
             sentence = (
-                f"The disk is full: cannot {verb} {path} ({error.strerror}). Everything acknowledged is "
-                "safe. Free space on that file system, then start the replica again."
+                f"The disk is full: cannot {verb} {path} ({error.strerror}). "
+                "Everything acknowledged is safe. Free space on that file system, "
+                "then start the replica again."
             )
             raise JournalFailed(DISK_FULL, sentence) from error
         sentence = (
-            f"Cannot {verb} {path}: {error.strerror}. The replica stops without trying again, because "
-            "what the disk holds now is unknown. Check the disk, then start the replica again."
+            f"Cannot {verb} {path}: {error.strerror}. "
+            "The replica stops without trying again, because what the disk holds now is unknown. "
+            "Check the disk, then start the replica again."
         )
         raise JournalFailed(tag, sentence) from error
 
@@ -172,7 +178,8 @@ class Segment:
         return True
 
     def cut(self) -> None:
-        """Give back the space behind the last record; the next segment's header already says where that is."""
+        """Give back the space behind the last record; the next segment's header already says where
+        that is."""
         os.ftruncate(self.file, self.offset)
 
     def close(self) -> None:
@@ -190,7 +197,8 @@ def _fill(disk: Disk, file: int, path: Path, filled: int, size: int) -> int:
 
 
 def filled_until(file: int, size: int, offset: int) -> int:
-    """Where the first hole or unwritten extent behind `offset` begins, as far as the file system tells."""
+    """Where the first hole or unwritten extent behind `offset` begins, as far as the file system
+    tells."""
     try:
         return min(size, os.lseek(file, offset, os.SEEK_HOLE)) if offset < size else size
     except OSError:
@@ -230,10 +238,11 @@ class Spare:
         self.filled = filled_until(self.file, self.size, 0)
 
     def take(self, name: Path, header: SegmentHeader, record: Sequence[Buffer]) -> Segment:
-        """Make the file, as far as it is prepared, the segment `name` with a first record; durable on return.
+        """Make the file, as far as it is prepared, the segment `name` with a first record; durable
+        on return.
 
-        The record must be there before the name is: the header ends the segment before it, and what this record
-        repeats from there would be lost with a crash in between.
+        The record must be there before the name is: the header ends the segment before it, and what
+        this record repeats from there would be lost with a crash in between.
         """
         if self.file < 0:
             self._open()
@@ -293,8 +302,9 @@ def read_header(
         ) from None
     if header.cluster_id != cluster_id or header.replica_id != replica_id:
         raise ForeignJournal(
-            f"{path} belongs to replica {header.replica_id} of cluster {header.cluster_id.hex()}, not to "
-            f"replica {replica_id} of cluster {cluster_id.hex()}. Put it back where it came from."
+            f"{path} belongs to replica {header.replica_id} of cluster {header.cluster_id.hex()}, "
+            f"not to replica {replica_id} of cluster {cluster_id.hex()}. "
+            "Put it back where it came from."
         )
     if header.segment_id != segment_id:
         raise CorruptJournal(path, 0, f"the file holds segment {header.segment_id}")

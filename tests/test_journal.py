@@ -107,7 +107,8 @@ def test_an_idle_journal_that_is_killed_needs_no_new_segment(journal):
 
 
 def test_the_unmarked_batch_is_written_again_before_it_counts(journal):
-    """What may lie in the page cache alone goes to a new segment, synced, and the old one ends before it."""
+    """What may lie in the page cache alone goes to a new segment, synced, and the old one ends
+    before it."""
     write(journal, entries(1, 3), entries(4, 6))
     journal.abandon()
     watching = FailingDisk("none", 0, 0)
@@ -224,7 +225,8 @@ def test_a_log_of_many_segments_reads_from_anywhere(journal):
 
 
 def test_reading_on_does_not_search_again(journal, monkeypatch):
-    """A replay in small pieces costs each record once or twice, not once for every entry behind a place."""
+    """A replay in small pieces costs each record once or twice, not once for every entry behind a
+    place."""
     big = Journal.open(journal.directory.parent / "big", OWNER, segment_bytes=1 << 22)
     for index in range(1, 2001):
         write(big, entry(index))
@@ -243,6 +245,17 @@ def test_reading_on_does_not_search_again(journal, monkeypatch):
     assert found == [(index, 1) for index in range(1, 2001)]
     assert len(walked) <= 2 * 2000
     big.close()
+
+
+def test_reading_on_after_an_overwrite_finds_the_new_entries(journal):
+    """The place where a reader stopped is void once the log was taken back before it."""
+    write(journal, *[entry(index, 1) for index in range(1, 13)])
+    read = heads(journal.read(1, 9, 1 << 20))
+    write(journal, entries(8, 12, term=2))
+
+    assert read[-1] == (9, 1)
+    assert heads(journal.read(10, 12, 1 << 20)) == [(10, 2), (11, 2), (12, 2)]
+    journal.close()
 
 
 def test_places_stay_few(journal):
@@ -265,7 +278,8 @@ def last_record(path):
 
 
 def test_a_torn_tail_is_cut_and_the_log_goes_on(journal):
-    """Cut at every 7th byte of the last batch, go on, and start again: no trace of the torn batch."""
+    """Cut at every 7th byte of the last batch, go on, and start again: no trace of the torn
+    batch."""
     write(journal, entries(1, 3), entries(4, 9))
     journal.abandon()
     path = journal.directory / "00000001.log"
@@ -333,7 +347,8 @@ def test_a_missing_segment_is_corruption_wherever_it_can_be_known(journal):
 
 
 def test_a_segment_exchanged_for_an_older_copy_of_itself_is_corruption(journal):
-    """Restored from the wrong copy: shorter than the next segment says, or another log altogether."""
+    """Restored from the wrong copy: shorter than the next segment says, or another log
+    altogether."""
     paths = many_segments(journal)
     other = Journal.open(journal.directory.parent / "other", OWNER, segment_bytes=SMALL)
     write(other, entries(1, 2, term=5))
@@ -378,7 +393,8 @@ def test_a_file_in_place_of_the_directory_is_a_sentence(tmp_path):
 
 
 def test_old_segments_can_go_and_the_rest_still_says_everything(journal):
-    """Term, vote and commit are at the head of each segment; boundaries and reads go on from the new start."""
+    """Term, vote and commit are at the head of each segment; boundaries and reads go on from the
+    new start."""
     write(journal, slots.pack_hard_state(3, 2, 0) + entries(1, 5, term=1))
     index = 6
     while journal.segments < 5:
@@ -734,7 +750,8 @@ for index in range(1, 1000):
 
 @pytest.mark.xdist_group("serial")
 def test_the_kernel_refuses_a_sync(tmp_path):
-    """strace answers the 20th fdatasync of a real process with EIO; the next start has all that was told."""
+    """strace answers the 20th fdatasync of a real process with EIO; the next start has all that was
+    told."""
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed")
     trace = ["strace", "-f", "-o", os.devnull, "-e", "trace=fdatasync"]

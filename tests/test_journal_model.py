@@ -1,8 +1,9 @@
 """The journal against a list, over random histories with power failures.
 
-`Power` stands between the journal and the operating system. It can fail before any call; then every write since the
-last sync of its file loses an arbitrary set of 64-byte pieces, and a rename whose directory was not synced is
-undone. After that the journal must hold what was acknowledged, and of the batch in flight all or nothing.
+`Power` stands between the journal and the operating system. It can fail before any call; then every
+write since the last sync of its file loses an arbitrary set of 64-byte pieces, and a rename whose
+directory was not synced is undone. After that the journal must hold what was acknowledged, and of
+the batch in flight all or nothing.
 """
 
 import os

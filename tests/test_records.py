@@ -27,7 +27,8 @@ ZEROS = bytes(2048)
 
 
 def segment(batches=BATCHES, marked=False, header=HEADER):
-    """(content, offsets of the records): a segment with one record for each batch, synced one by one."""
+    """(content, offsets of the records): a segment with one record for each batch, synced one by
+    one."""
     content = bytearray(header.encode())
     offsets = []
     for first, last in batches:
@@ -101,7 +102,8 @@ def flips(offsets, end):
 
 @pytest.mark.parametrize("marked", [False, True])
 def test_a_flipped_bit_is_corruption_unless_it_is_in_the_last_unmarked_batch(marked):
-    """The right offset, and the records before it; of the last batch nobody can know, and it is cut."""
+    """The right offset, and the records before it; of the last batch nobody can know, and it is
+    cut."""
     content, offsets = segment(marked=marked)
     end = len(content) - len(ZEROS) - RECORD_HEADER_BYTES * marked
     for number, at, bit in flips(offsets, end):
@@ -152,7 +154,8 @@ def test_a_later_version_is_not_called_damage(monkeypatch):
 
 
 def test_a_recycled_segment_cannot_speak():
-    """The records of an old segment, whole and valid then, lie behind a new header: there are none."""
+    """The records of an old segment, whole and valid then, lie behind a new header: there are
+    none."""
     old, offsets = segment(marked=True)
     for new in (evolve(HEADER, segment_id=8), evolve(HEADER, salt=b"another salt....")):
         content = new.encode() + old[BLOCK_BYTES:]
@@ -185,7 +188,8 @@ def test_a_record_at_the_wrong_place_cannot_speak():
 
 
 def test_the_bytes_of_a_client_cannot_make_a_torn_batch_look_corrupt():
-    """A body that holds what looks like a record does not count as a valid one behind the damage."""
+    """A body that holds what looks like a record does not count as a valid one behind the
+    damage."""
     content, offsets = segment()
     image = bytes(content[offsets[0] : offsets[1]])
     offset = len(content) - len(ZEROS)
