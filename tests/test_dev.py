@@ -15,7 +15,7 @@ from replica import DEADLINE_S, leavings, wait_until
 
 from leftfold.runtime.blocking_client import BlockingClient
 from leftfold.tools.cli import call
-from leftfold.tools.dev import compare, keep_sources
+from leftfold.tools.dev import compare, forget_compiled, keep_sources
 from leftfold.tools.status import is_leftfold
 
 pytestmark = pytest.mark.xdist_group("serial")
@@ -179,6 +179,21 @@ def test_only_python_files_of_the_project_are_kept(tmp_path: Path) -> None:
 
     found = sorted(str(path.relative_to(kept)) for path in kept.rglob("*.py"))
     assert found == ["app.py", "part/of.py"]
+
+
+def test_a_save_within_the_same_second_is_not_taken_for_the_one_before(tmp_path: Path) -> None:
+    """Python tells them apart by second and size alone, when it has compiled the first."""
+    source = tmp_path / "same_second.py"
+    command = [sys.executable, "-c", "import same_second; print(same_second.FEE)"]
+    said: list[str] = []
+    for fee in ("0", "1"):
+        source.write_text(f"FEE = {fee}\n")
+        os.utime(source, (1_700_000_000, 1_700_000_000))
+        forget_compiled([source])
+        ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        said.append(ended.stdout.strip())
+
+    assert said == ["0", "1"]
 
 
 def test_answers_are_compared_by_their_place() -> None:

@@ -18,7 +18,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -76,7 +76,8 @@ def dev(
         session.kept = Path(kept)
         try:
             session.begin()
-            for _ in watch(root, watch_filter=session.is_source, raise_interrupt=True):
+            for changes in watch(root, watch_filter=session.is_source, raise_interrupt=True):
+                forget_compiled(Path(path) for _, path in changes)
                 session.saved()
         except KeyboardInterrupt:
             return 0
@@ -245,6 +246,12 @@ class Session:
 
 def _is_left_out(name: str) -> bool:
     return name in LEFT_OUT or (name.startswith(".") and name not in (".", ".."))
+
+
+def forget_compiled(sources: Iterable[Path]) -> None:
+    """Remove what Python has compiled: it takes two saves in one second for the same file."""
+    for source in sources:
+        Path(importlib.util.cache_from_source(source)).unlink(missing_ok=True)
 
 
 def keep_sources(root: Path, kept: Path) -> None:
