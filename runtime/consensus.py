@@ -17,6 +17,7 @@ from . import slots
 from .agent import Ends
 from .clock import Clock, LogTime
 from .config import NS_PER_S, ReplicaConfig
+from .metrics import publish_fill
 from .separation import Separator
 
 COMMANDS, TIME, SKIP = 0, 2, 3
@@ -101,6 +102,7 @@ class Consensus:
         if now_ns >= self.next_tick_ns:
             self.raft.tick()
             self.next_tick_ns = now_ns + TICK_NS
+            publish_fill(self.counters, self.consumers)
         done += self._take_ingress(now_ns) + self._propose_time(now_ns)
         done += self._carry_out() + self._feed()
         self._announce(now_ns)

@@ -286,6 +286,10 @@ class Gateway:
             counters.counters[name].set(getattr(self._report, name))
         counters.counters["pauses"].set(self._pauses)
         counters.counters["turns"].set(self._turns)
+        for name, ring in (("egress", self.egress), ("send", self.send)):
+            word = counters.counters.get(f"{name}_used_bytes")
+            if word is not None:
+                word.set(ring.used())
 
     def _record_samples(self) -> None:
         report = self._report

@@ -1,6 +1,8 @@
 """What each process counts and times, in the mapped file `counters` of the replica's directory."""
 
-from ..shm import Schema
+from collections.abc import Mapping
+
+from ..shm import Consumer, Counters, Schema
 from . import gateway
 from .topology import CONSENSUS, GATEWAY, JOURNAL, LOGIC, PROCESSES, rings_of
 
@@ -33,3 +35,9 @@ def schema() -> dict[str, Schema]:
         )
         for process in PROCESSES
     }
+
+
+def publish_fill(counters: Counters, consumers: Mapping[str, Consumer]) -> None:
+    """Show how many bytes wait in each ring that a process reads; done now and then, not for every slot."""
+    for name, ring in consumers.items():
+        counters.counters[f"{name}_used_bytes"].set(ring.used())
