@@ -14,9 +14,11 @@ from typing import Any
 import attrs
 import msgspec
 import pytest
-from asking import ADD, Asker, Line, askers, line, port_of, total_of
+from asking import ADD, Asker, askers, line, port_of, total_of
 from disks import cut_power, failing_calls, loop_disk, mounted
 from domain_logs import PITCH, PITCH_ABSENT
+from replica import RunningReplica, leavings, replica, wait_until
+
 from leftfold.actors import exchange
 from leftfold.actors.layout import Status
 from leftfold.actors.machine import Outputs
@@ -27,7 +29,6 @@ from leftfold.shm import Counters
 from leftfold.tools import bench_recovery, fold
 from leftfold.tools.history import open_history
 from leftfold.tools.orderflow import read_pitch, to_command
-from replica import RunningReplica, leavings, replica, wait_until
 
 pytestmark = [pytest.mark.campaign, pytest.mark.xdist_group("serial")]
 
@@ -180,11 +181,13 @@ def test_what_was_only_in_the_page_cache_is_synced_before_it_is_answered(tmp_pat
 def kill_before_sync(running: RunningReplica, session: bytes, request: int, log: Path) -> None:
     """Send a command; the journal is killed on its way into the next sync."""
     journal, generation = running.pid("journal"), running.status()["generation"]
-    with line(running, session) as client:
-        # OPEN is in the log too, and durable by now: the next batch is the command's.
-        with failing_calls(journal, "fdatasync:signal=SIGKILL:when=1", log):
-            client.command(request, ADD, "a", amount=1)
-            running.wait_for("ready", generation + 1)
+    # OPEN is in the log too, and durable before strace comes: the next batch is the command's.
+    with (
+        line(running, session) as client,
+        failing_calls(journal, "fdatasync:signal=SIGKILL:when=1", log),
+    ):
+        client.command(request, ADD, "a", amount=1)
+        running.wait_for("ready", generation + 1)
 
 
 def died_in_a_batch(log: Path) -> bool:
@@ -228,7 +231,7 @@ def test_a_hundred_random_deaths_cost_no_answer(directory: Path, rng: random.Ran
     with askers(lambda: port_of(directory), count=4) as working:
         running = RunningReplica(directory, "counting:app")
         try:
-            for _ in range(100):
+            while sum(deaths.values()) < 100:
                 if rng.random() < 0.8:
                     make_progress(working, rng.randrange(1, 400))
                 else:  # Wherever it is by then: attaching, replaying, just ready.

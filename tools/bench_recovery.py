@@ -17,7 +17,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -40,7 +40,7 @@ VICTIMS = ("supervisor", *PROCESSES)
 
 
 @contextlib.contextmanager
-def connection(port: int) -> Iterator[tuple[socket.socket, frames.Decoder]]:
+def connection(port: int) -> Generator[tuple[socket.socket, frames.Decoder]]:
     """A connection that has said HELLO; WELCOME is left to be received."""
     with socket.create_connection(("127.0.0.1", port)) as opened:
         opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
