@@ -27,12 +27,10 @@ def pytest_runtest_makereport(
     """A test that skips on CI without being named above has failed."""
     report = yield
     name = item.name.partition("[")[0]
-    if report.skipped and os.environ.get("CI") and name not in MAY_SKIP_ON_CI:
-        if not hasattr(report, "wasxfail"):
-            report.outcome = "failed"
-            report.longrepr = (
-                f"{name} skipped on CI, and is not named in conftest.py: {report.longrepr}"
-            )
+    skipped = report.skipped and not hasattr(report, "wasxfail")
+    if skipped and os.environ.get("CI") and name not in MAY_SKIP_ON_CI:
+        report.outcome = "failed"
+        report.longrepr = f"{name} skipped, and conftest.py does not name it: {report.longrepr}"
     return report
 
 
