@@ -69,6 +69,7 @@ class Meeting:
     name: str
     segment: Segment
     opened: list[Doorbell | Producer | Consumer] = field(factory=list)
+    started: list[subprocess.Popen[str]] = field(factory=list)
 
     @classmethod
     def create(cls, capacity: int, position: int = 0) -> Self:
@@ -115,12 +116,18 @@ class Meeting:
         place = [self.name, SEGMENT_HEADER_BYTES + RING_OFFSET]
         bells = [own_cell, f"{self.name}-{own}", peer_cell, f"{self.name}-{peer}"]
         words = [program, who, *place, *bells, first, count, *stop]
-        return subprocess.Popen([str(word) for word in words], stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen([str(word) for word in words], stdout=subprocess.PIPE, text=True)
+        self.started.append(process)
+        return process
 
     def end(self) -> None:
-        """Unmap and unlink; a test calls it when its processes are gone."""
-        for opened in self.opened:
-            opened.close()
+        """Unlink, unmap, and end what a failed test left running."""
         for who in ("producer", "consumer"):
             unlink_semaphore(f"{self.name}-{who}")
         self.segment.unlink()
+        for process in self.started:
+            process.kill()
+            if process.stdout and not process.stdout.closed:
+                process.communicate()
+        for opened in self.opened:
+            opened.close()

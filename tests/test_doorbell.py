@@ -48,6 +48,13 @@ class Pair:
         self.names = [f"/leftfold-test-{os.getpid()}-{os.urandom(4).hex()}" for _ in range(2)]
         for name in self.names:
             create_semaphore(name)
+        try:
+            self.open(event_fd)
+        finally:
+            for name in self.names:
+                unlink_semaphore(name)
+
+    def open(self, event_fd: int) -> None:
         memory = bytearray(ring_bytes(CAPACITY))
         format_ring(memory, CAPACITY)
         cells = [bytearray(DOORBELL_BYTES) for _ in range(2)]
@@ -60,11 +67,6 @@ class Pair:
         self.consumer = Consumer(memory, self.bell, producer_waker)
         self.ends = (self.consumer,)
         self.producer_ends = (self.producer,)
-        self.unlink()
-
-    def unlink(self) -> None:
-        for name in self.names:
-            unlink_semaphore(name)
 
 
 @pytest.fixture
