@@ -97,7 +97,7 @@ class Line:
         return total_of(answer)
 
     def close(self) -> None:
-        """Hang up."""
+        """Hang up; a stopping gateway lingers for those who do not."""
         self.socket.close()
 
 
