@@ -35,7 +35,8 @@
 #include "doorbell.h"
 #include "ring.h"
 
-#define HANG_SECONDS 120
+#define HANG_SECONDS 60 /* without progress: a slow machine is no lost wake-up */
+#define MESSAGES_PER_ALARM 10000
 #define PRODUCERS_MAX 8
 #define THREADS_CAPACITY 256
 #define FOR_EVER_NS -1
@@ -97,6 +98,7 @@ static void produce(struct ring_end *end, struct doorbell *bell, uint64_t first,
         uint64_t size = 0, next = sequence;
         for (uint64_t n = 1 + sequence % 3; n && next < first + count; n--)
             size += put_message(run + size, next++);
+        if (next / MESSAGES_PER_ALARM != sequence / MESSAGES_PER_ALARM) alarm(HANG_SECONDS);
         for (;;) {
             int done;
             if (sequence % 2) {
@@ -123,11 +125,12 @@ static uint64_t consume(struct ring_end *end, uint64_t next) {
     if (!run) return next;
     if (length == UINT32_MAX) fail("peek refused");
     const uint8_t *bytes = ring_data(end) + (run >> 32);
-    uint64_t size = 0, first = 0;
+    uint64_t size = 0, first = 0, before = next;
     while (size < length) {
         size += check_message(bytes + size, next++);
         if (!first && next % 5 == 0) first = size;
     }
+    if (next / MESSAGES_PER_ALARM != before / MESSAGES_PER_ALARM) alarm(HANG_SECONDS);
     crash_point("copied");
     if ((first && ring_release(end, first)) || ring_release(end, size - first))
         fail("release refused");
