@@ -4,7 +4,8 @@
 
 Each run starts a new replica in a directory of its own (`--dir`: on which disk). Load and replica share the cores of
 the machine. fdatasync before every reply is measured beside it, alone, in the same run. Figures are medians of
-the runs; there is no threshold here.
+the runs; there is no threshold here. The rate of replay is that of a start with the log less the start of the same
+replica when it was empty.
 """
 
 import argparse
@@ -40,7 +41,7 @@ Figures = dict[str, float]
 def ledger(place: Path, commands: int) -> Figures:
     """Pipelined and one at a time; then what the Python client reaches; then the same log again at a new start."""
     child = Child(LEDGER_APP, place / "ledger")
-    child.start()
+    empty_s = _start(child)
     try:
         rate = load.throughput("127.0.0.1", child.port, commands=commands)
         assert not rate["failures"] and not rate["refused"], rate
@@ -48,10 +49,9 @@ def ledger(place: Path, commands: int) -> Figures:
         alone = load.latency("127.0.0.1", child.port, commands=2000)
         python = _python_client(child.port, commands // 10)
         child.kill()
-        started_s = time.perf_counter()
         child = Child(LEDGER_APP, child.directory)
-        child.start()
-        restart_s = time.perf_counter() - started_s
+        restart_s = _start(child)
+        replayed = Counters.read(child.directory / "counters")["logic"].histograms["apply_ns"]
     finally:
         child.kill()
     return {
@@ -61,8 +61,10 @@ def ledger(place: Path, commands: int) -> Figures:
         "latency_p99_us": alone["p99_us"],
         "latency_p999_us": alone["p999_us"],
         "python_client_per_s": python,
+        "empty_start_s": empty_s,
         "restart_s": restart_s,
-        "replayed_per_s": (commands + commands // 10) / restart_s,
+        "replayed_per_s": (commands + commands // 10) / (restart_s - empty_s),
+        "logic_busy_us_per_replayed": replayed.sum / 1e3 / (commands + commands // 10),
     }
 
 
@@ -131,6 +133,13 @@ def run(commands: int, runs: int, file: Path | None, place: Path | None) -> dict
         "median": {name: statistics.median(values) for name, values in measured.items()},
         "runs": measured,
     }
+
+
+def _start(child: Child) -> float:
+    """Start it; the seconds until it serves."""
+    started_s = time.perf_counter()
+    child.start()
+    return time.perf_counter() - started_s
 
 
 def _handler_seconds(directory: Path) -> float:
