@@ -22,7 +22,7 @@ test: build
 check: build
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/basedpyright
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 	@for source in $(wildcard shm/*.c runtime/*.c); do \
 		echo "cc $$source"; \
