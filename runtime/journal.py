@@ -63,7 +63,6 @@ from .segments import (
 READS_WAITING_MAX = 256
 READ_PIECE_BYTES = 256 * 1024
 PARK_NS = 100_000_000
-_READ = struct.Struct("<IHHQQQ")
 _ENTRY_HEAD = struct.Struct("<IHHQ")
 _TAG = struct.Struct("<H")
 
@@ -485,7 +484,7 @@ class JournalProcess:
         for kind, tag, slot in slots.slots_of(run):
             following = at + slots.padded(len(slot))
             if kind == slots.READ:
-                _, _, _, first, last, piece_bytes = _READ.unpack_from(slot)
+                first, last, piece_bytes = slots.unpack_read(slot)
                 assert len(self._requests) < READS_WAITING_MAX, "too many reads wait"
                 self._requests.append(Request(first, last, piece_bytes, tag))
                 if start < at:

@@ -121,6 +121,12 @@ def pack_read(first: int, last: int, bytes_max: int, tag: int = 0) -> bytes:
     return _READ.pack(_READ.size, READ, tag, first, last, bytes_max)
 
 
+def unpack_read(slot: memoryview) -> tuple[int, int, int]:
+    """(first, last, bytes_max) of what consensus asks for."""
+    _, _, _, first, last, bytes_max = _READ.unpack_from(slot)
+    return first, last, bytes_max
+
+
 def pack_truncate(first_removed: int) -> bytes:
     """Tell the journal that the log now ends before this index."""
     return _TRUNCATE.pack(_TRUNCATE.size, TRUNCATE, 0, first_removed)

@@ -40,7 +40,7 @@ Observer = Callable[[str, dict[str, Any]], None]
 WATCH_S = 0.1
 KILL_WAIT_S = 10.0
 RESTARTS_IN_ROW_MAX = 8
-EXIT_STOPPED, EXIT_FAILED, EXIT_PARKED = 0, 1, 3
+EXIT_STOPPED, EXIT_PARKED = 0, 3
 
 
 @define
