@@ -47,6 +47,14 @@ class SlotType(IntEnum):
     SKIP = 43
     FAILED = 44
     PEER = 45
+    TAKE_SNAPSHOT = 46
+    SNAPSHOT_STATE = 47
+    DISCARD = 48
+    BUILD = 49
+    CONTROL = 50
+    ROOM = 51
+    SNAPSHOT_BEGUN = 52
+    SNAPSHOT_ENDED = 53
 
 
 class EntryKind(IntEnum):

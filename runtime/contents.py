@@ -30,9 +30,6 @@ _ENTRY = struct.Struct("<IHHQQqH")
 _HARD_STATE = struct.Struct("<IHHQQQ")
 _TRUNCATE = struct.Struct("<IHHQ")
 _SKIP_BODY = struct.Struct("<QI")
-_RECOVERED = struct.Struct("<IHHQQQQQqQII")
-_PAIR = struct.Struct("<QQ")
-_SKIP = struct.Struct("<QII")
 
 
 class Inconsistent(Exception):
@@ -202,27 +199,3 @@ class Contents:
             tuple(self.boundaries),
             tuple((index, ordinal) for _, index, ordinal in self.skips),
         )
-
-
-def pack_recovered(recovered: slots.Recovered) -> bytes:
-    """The RECOVERED slot, padded."""
-    boundaries = b"".join(_PAIR.pack(*pair) for pair in recovered.boundaries)
-    skips = b"".join(_SKIP.pack(index, ordinal, 0) for index, ordinal in recovered.skips)
-    return (
-        _RECOVERED.pack(
-            _RECOVERED.size + len(boundaries) + len(skips),
-            slots.RECOVERED,
-            0,
-            recovered.term,
-            recovered.voted_for,
-            recovered.commit,
-            recovered.first,
-            recovered.last,
-            recovered.last_time_ns,
-            recovered.last_term,
-            len(recovered.boundaries),
-            len(recovered.skips),
-        )
-        + boundaries
-        + skips
-    )

@@ -32,7 +32,7 @@ from attrs import define, field, frozen
 from ..shm import Consumer, Counters, Producer
 from . import slots
 from .agent import Ends
-from .contents import Contents, Inconsistent, pack_recovered
+from .contents import Contents, Inconsistent
 from .errors import OTHER_FAILURE, CorruptJournal, JournalFailed, OperatorError
 from .files import create_directory
 from .reader import Extent, Reader
@@ -418,7 +418,7 @@ class JournalProcess:
 
     def __attrs_post_init__(self) -> None:
         self._ends = (self.persist, self.persisted, self.read)
-        self._answer = pack_recovered(self.journal.recovered)
+        self._answer = slots.pack_recovered(self.journal.recovered)
         assert len(self._answer) <= self.read.capacity // 8, "RECOVERED fits no slot of `read`"
 
     def work(self) -> int:

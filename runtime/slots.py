@@ -16,10 +16,34 @@ HEADER_BYTES = HEADER.size
 COMMAND, QUERY, SUBSCRIBE, UNSUBSCRIBE = 3, 5, 6, 7
 REFUSED = 22
 ENTRY, HARD_STATE, PERSISTED, READ, RECOVERED, APPLIED, DRAIN = 32, 33, 34, 35, 36, 37, 38
+SNAPSHOT_CHUNK, RESTORE = 39, 40
 RAFT_MESSAGE, TRUNCATE, SKIP, FAILED = 41, 42, 43, 44
+TAKE_SNAPSHOT, SNAPSHOT_STATE, DISCARD, BUILD, CONTROL, ROOM = 46, 47, 48, 49, 50, 51
+SNAPSHOT_BEGUN, SNAPSHOT_ENDED = 52, 53
 
 REPLAY = 1
 """Tag of an ENTRY that this replica has from an earlier life: it is applied, and answers nobody."""
+
+LAST_CHUNK = 1
+"""Tag of the SNAPSHOT_CHUNK behind which there is no more."""
+
+BY_SCHEDULE, BY_COMMAND, AT_STOP = range(3)
+"""Why a snapshot is taken: the tag of TAKE_SNAPSHOT."""
+
+VERIFIED, NOT_TAKEN = range(2)
+"""What became of a snapshot: the tag of SNAPSHOT_STATE."""
+
+ROOM_AGAIN, ROOM_LOW = range(2)
+"""What the disk has left for the log: the tag of ROOM."""
+
+ENDED_BY_SIGNAL = 255
+"""Tag of SNAPSHOT_ENDED when no exit status says how the child ended."""
+
+CONTROL_SNAPSHOT, CONTROL_TRANSFER, CONTROL_MEMBERS, CONTROL_STATUS = range(1, 5)
+"""What an operator asks of consensus: the tag of CONTROL."""
+
+REFUSED_NOT_LEADER, REFUSED_NOT_READY, REFUSED_DISK_FULL, REFUSED_DRAINING = range(1, 5)
+"""Why a client is refused: the low byte of REFUSED's tag."""
 
 _ENTRY = struct.Struct("<IHHQQqHHI")
 ENTRY_HEADER_BYTES = _ENTRY.size
@@ -29,7 +53,13 @@ _HARD_STATE = struct.Struct("<IHHQQQ")
 _READ = struct.Struct("<IHHQQQ")
 _TRUNCATE = struct.Struct("<IHHQ")
 _SKIP = struct.Struct("<IHHQII")
-_RECOVERED = struct.Struct("<IHHQQQQQqQII")
+_RECOVERED = struct.Struct("<IHHQQQQQqQQQQIIII")
+_INDEX = struct.Struct("<IHHQ")
+_RESTORE = struct.Struct("<IHHQQ")
+_TAKE_SNAPSHOT = struct.Struct("<IHHQQ")
+_SNAPSHOT_STATE = struct.Struct("<IHHQQQ")
+_SNAPSHOT_BEGUN = struct.Struct("<IHHQQ")
+_CONTROL = struct.Struct("<IHH16sQIHH")
 _PAIR = struct.Struct("<QQ")
 _PLACE = struct.Struct("<QII")
 
@@ -155,7 +185,11 @@ def pack_drain() -> bytes:
 
 @frozen
 class Recovered:
-    """What the journal found at start."""
+    """What the journal found at start.
+
+    `snapshot_index` and `snapshot_term` are 0 where there is no snapshot; `snapshot_build` is the build of the app that
+    wrote it, `snapshot_bytes` how long its content is. The log goes on from it: it is never older than `first - 1`.
+    """
 
     term: int
     voted_for: int
@@ -166,17 +200,59 @@ class Recovered:
     last_term: int
     boundaries: tuple[tuple[int, int], ...]
     skips: tuple[tuple[int, int], ...]
+    snapshot_index: int = 0
+    snapshot_term: int = 0
+    snapshot_bytes: int = 0
+    snapshot_build: str = ""
+    membership: bytes = b""
+
+
+def pack_recovered(recovered: Recovered) -> bytes:
+    """The RECOVERED slot, padded."""
+    build = recovered.snapshot_build.encode()
+    rest = b"".join(
+        (
+            *(_PAIR.pack(*pair) for pair in recovered.boundaries),
+            *(_PLACE.pack(index, ordinal, 0) for index, ordinal in recovered.skips),
+            build,
+            recovered.membership,
+        )
+    )
+    head = _RECOVERED.pack(
+        _RECOVERED.size + len(rest),
+        RECOVERED,
+        0,
+        recovered.term,
+        recovered.voted_for,
+        recovered.commit,
+        recovered.first,
+        recovered.last,
+        recovered.last_time_ns,
+        recovered.last_term,
+        recovered.snapshot_index,
+        recovered.snapshot_term,
+        recovered.snapshot_bytes,
+        len(recovered.boundaries),
+        len(recovered.skips),
+        len(build),
+        len(recovered.membership),
+    )
+    return _fill(head + rest)
 
 
 def unpack_recovered(slot: memoryview) -> Recovered:
     """Read the RECOVERED slot."""
     fields = _RECOVERED.unpack_from(slot)
-    boundary_count, skip_count = fields[-2:]
+    boundary_count, skip_count, build_bytes, membership_bytes = fields[-4:]
     offset = _RECOVERED.size
     boundaries = [_PAIR.unpack_from(slot, offset + at * _PAIR.size) for at in range(boundary_count)]
     offset += boundary_count * _PAIR.size
     places = [_PLACE.unpack_from(slot, offset + at * _PLACE.size) for at in range(skip_count)]
+    offset += skip_count * _PLACE.size
+    build = bytes(slot[offset : offset + build_bytes]).decode()
+    offset += build_bytes
     term, voted_for, commit, first, last, last_time_ns, last_term = fields[3:10]
+    snapshot_index, snapshot_term, snapshot_bytes = fields[10:13]
     return Recovered(
         term,
         voted_for,
@@ -187,4 +263,179 @@ def unpack_recovered(slot: memoryview) -> Recovered:
         last_term,
         tuple((int(index), int(of)) for index, of in boundaries),
         tuple((int(index), int(ordinal)) for index, ordinal, _ in places),
+        snapshot_index,
+        snapshot_term,
+        snapshot_bytes,
+        build,
+        bytes(slot[offset : offset + membership_bytes]),
     )
+
+
+# Snapshots
+
+
+def pack_chunk(content: bytes | memoryview, *, last: bool) -> bytes:
+    """A piece of a snapshot's content, from the journal to logic."""
+    head = HEADER.pack(HEADER_BYTES + len(content), SNAPSHOT_CHUNK, LAST_CHUNK if last else 0)
+    return b"".join((head, content, bytes(-len(content) % 8)))
+
+
+def chunk_content(slot: memoryview) -> memoryview:
+    """The content of a SNAPSHOT_CHUNK; LAST_CHUNK is in its tag."""
+    return slot[HEADER_BYTES:]
+
+
+def pack_restore(index: int, content_bytes: int = 0) -> bytes:
+    """To the journal: stream the snapshot of `index`; to logic: take your state from it.
+
+    `content_bytes` says how long it is, for those who show how far they are; 0 where nobody knows.
+    """
+    return _RESTORE.pack(_RESTORE.size, RESTORE, 0, index, content_bytes)
+
+
+def unpack_restore(slot: memoryview) -> tuple[int, int]:
+    """(index, content bytes or 0) of a RESTORE."""
+    _, _, _, index, content_bytes = _RESTORE.unpack_from(slot)
+    return index, content_bytes
+
+
+@frozen
+class TakeSnapshot:
+    """Consensus tells logic to write its state as it is after `index`, the last entry it was given."""
+
+    index: int
+    term: int
+    reason: int
+    membership: bytes = b""
+
+
+def pack_take_snapshot(asked: TakeSnapshot) -> bytes:
+    """The TAKE_SNAPSHOT slot, padded."""
+    length = _TAKE_SNAPSHOT.size + len(asked.membership)
+    head = _TAKE_SNAPSHOT.pack(length, TAKE_SNAPSHOT, asked.reason, asked.index, asked.term)
+    return _fill(head + asked.membership)
+
+
+def unpack_take_snapshot(slot: memoryview) -> TakeSnapshot:
+    """Read a TAKE_SNAPSHOT slot."""
+    _, _, reason, index, term = _TAKE_SNAPSHOT.unpack_from(slot)
+    return TakeSnapshot(index, term, reason, bytes(slot[_TAKE_SNAPSHOT.size :]))
+
+
+@frozen
+class SnapshotState:
+    """What became of the snapshot of `index`.
+
+    `keep_from` is the first entry that the oldest snapshot still needs, 0 if all are needed; `why` is a sentence, and empty
+    unless it failed.
+    """
+
+    index: int
+    file_bytes: int
+    keep_from: int
+    why: str = ""
+    tag: int = VERIFIED
+
+
+def pack_snapshot_state(state: SnapshotState) -> bytes:
+    """The SNAPSHOT_STATE slot, padded."""
+    text = state.why.encode()
+    head = _SNAPSHOT_STATE.pack(
+        _SNAPSHOT_STATE.size + len(text),
+        SNAPSHOT_STATE,
+        state.tag,
+        state.index,
+        state.file_bytes,
+        state.keep_from,
+    )
+    return _fill(head + text)
+
+
+def unpack_snapshot_state(slot: memoryview) -> SnapshotState:
+    """Read a SNAPSHOT_STATE slot."""
+    _, _, tag, index, file_bytes, keep_from = _SNAPSHOT_STATE.unpack_from(slot)
+    why = bytes(slot[_SNAPSHOT_STATE.size :]).decode(errors="replace")
+    return SnapshotState(index, file_bytes, keep_from, why, tag)
+
+
+def pack_snapshot_begun(index: int, pid: int) -> bytes:
+    """Logic tells the journal that a child with this pid writes the snapshot of `index`."""
+    return _SNAPSHOT_BEGUN.pack(_SNAPSHOT_BEGUN.size, SNAPSHOT_BEGUN, 0, index, pid)
+
+
+def unpack_snapshot_begun(slot: memoryview) -> tuple[int, int]:
+    """(index, pid) of a SNAPSHOT_BEGUN."""
+    _, _, _, index, pid = _SNAPSHOT_BEGUN.unpack_from(slot)
+    return index, pid
+
+
+def pack_snapshot_ended(index: int, status: int) -> bytes:
+    """Logic tells the journal how the child ended: its exit status, or ENDED_BY_SIGNAL."""
+    return _INDEX.pack(_INDEX.size, SNAPSHOT_ENDED, status, index)
+
+
+def unpack_snapshot_ended(slot: memoryview) -> tuple[int, int]:
+    """(index, status) of a SNAPSHOT_ENDED."""
+    _, _, status, index = _INDEX.unpack_from(slot)
+    return index, status
+
+
+def pack_discard(index: int) -> bytes:
+    """Tell the journal that nobody needs anything below this index."""
+    return _INDEX.pack(_INDEX.size, DISCARD, 0, index)
+
+
+def unpack_discard(slot: memoryview) -> int:
+    """The index of a DISCARD."""
+    index: int = _INDEX.unpack_from(slot)[3]
+    return index
+
+
+# Texts and requests
+
+
+def pack_build(build: str) -> bytes:
+    """Logic tells consensus under which build of the app it runs."""
+    return _pack_text(BUILD, 0, build)
+
+
+def pack_room(tag: int, sentence: str = "") -> bytes:
+    """The journal tells consensus whether the disk takes more: ROOM_AGAIN, or ROOM_LOW with the sentence for clients."""
+    return _pack_text(ROOM, tag, sentence)
+
+
+def text_of(slot: memoryview) -> str:
+    """The text of a BUILD, a ROOM or a FAILED."""
+    return bytes(slot[HEADER_BYTES:]).decode(errors="replace")
+
+
+@frozen
+class Control:
+    """What an operator asks of consensus; `body` is JSON."""
+
+    operation: int
+    session: bytes
+    request: int
+    body: bytes
+
+
+def pack_control(control: Control) -> bytes:
+    """The CONTROL slot, padded."""
+    length = _CONTROL.size + len(control.body)
+    fields = (control.operation, control.session, control.request, 0, 0, 0)
+    return _fill(_CONTROL.pack(length, CONTROL, *fields) + control.body)
+
+
+def unpack_control(slot: memoryview) -> Control:
+    """Read a CONTROL slot."""
+    length, _, operation, session, request, _, key_bytes, _ = _CONTROL.unpack_from(slot)
+    return Control(operation, session, request, bytes(slot[_CONTROL.size + key_bytes : length]))
+
+
+def _pack_text(kind: int, tag: int, text: str) -> bytes:
+    encoded = text.encode()
+    return _fill(HEADER.pack(HEADER_BYTES + len(encoded), kind, tag) + encoded)
+
+
+def _fill(slot: bytes) -> bytes:
+    return slot + bytes(-len(slot) % 8)

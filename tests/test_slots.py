@@ -1,5 +1,8 @@
 """The slots that the processes of a replica send each other."""
 
+import pytest
+
+from leftfold.actors.layout import SlotType
 from leftfold.runtime import slots
 from leftfold.runtime.logic import pieces
 
@@ -41,3 +44,79 @@ def test_a_run_is_cut_between_slots_only() -> None:
 
     assert b"".join(cut) == run
     assert [len(piece) for piece in cut] == [40, 8, 104, 8]
+
+
+def _read(packed: bytes) -> memoryview:
+    """The one slot of a run, found as a process finds it."""
+    (found,) = slots.slots_of(memoryview(packed))
+    return found[2]
+
+
+@pytest.mark.parametrize("build", ["", "b", "d41d8cd98f00b204 0.4.0 cpython-3.11"])
+@pytest.mark.parametrize("membership", [b"", b"\x01", bytes(range(40))])
+def test_what_was_recovered_reads_back_as_written(build: str, membership: bytes) -> None:
+    """Tables of any length, and the texts behind them."""
+    recovered = slots.Recovered(
+        *(7, 3, 90, 41, 99, -5, 6),
+        boundaries=((41, 4), (60, 6)),
+        skips=((50, 0), (51, 2)),
+        snapshot_index=44,
+        snapshot_term=4,
+        snapshot_bytes=1 << 40,
+        snapshot_build=build,
+        membership=membership,
+    )
+
+    assert slots.unpack_recovered(_read(slots.pack_recovered(recovered))) == recovered
+
+
+def test_a_replica_without_a_snapshot_says_so_with_zeros() -> None:
+    recovered = slots.Recovered(1, 1, 0, 1, 0, 0, 0, (), ())
+
+    found = slots.unpack_recovered(_read(slots.pack_recovered(recovered)))
+
+    assert (found.snapshot_index, found.snapshot_term, found.snapshot_build) == (0, 0, "")
+
+
+def test_a_chunk_carries_its_bytes_and_whether_it_is_the_last() -> None:
+    for content in (b"", b"seven b", bytes(1000)):
+        for last in (False, True):
+            ((kind, tag, slot),) = slots.slots_of(memoryview(slots.pack_chunk(content, last=last)))
+
+            assert (kind, tag) == (slots.SNAPSHOT_CHUNK, slots.LAST_CHUNK if last else 0)
+            assert slots.chunk_content(slot) == content
+
+
+def test_the_slots_about_snapshots_read_back_as_written() -> None:
+    asked = slots.TakeSnapshot(9, 4, slots.AT_STOP, b"five!")
+    taken = slots.SnapshotState(9, 1 << 33, 5)
+    failed = slots.SnapshotState(9, 0, 0, "Nothing in Ämter encodes.", slots.NOT_TAKEN)
+
+    assert slots.unpack_take_snapshot(_read(slots.pack_take_snapshot(asked))) == asked
+    for state in (taken, failed):
+        assert slots.unpack_snapshot_state(_read(slots.pack_snapshot_state(state))) == state
+    assert slots.unpack_restore(_read(slots.pack_restore(9, 77))) == (9, 77)
+    assert slots.unpack_discard(_read(slots.pack_discard(9))) == 9
+    assert slots.unpack_snapshot_begun(_read(slots.pack_snapshot_begun(9, 4711))) == (9, 4711)
+    ended = slots.pack_snapshot_ended(9, slots.ENDED_BY_SIGNAL)
+    assert slots.unpack_snapshot_ended(_read(ended)) == (9, 255)
+
+
+def test_texts_and_requests_read_back_as_written() -> None:
+    control = slots.Control(slots.CONTROL_SNAPSHOT, bytes(range(16)), 3, b'{"wait": true}')
+
+    assert slots.text_of(_read(slots.pack_build("one build"))) == "one build"
+    assert slots.text_of(_read(slots.pack_room(slots.ROOM_LOW, "The disk is full."))) == (
+        "The disk is full."
+    )
+    assert slots.text_of(_read(slots.pack_room(slots.ROOM_AGAIN))) == ""
+    assert slots.unpack_control(_read(slots.pack_control(control))) == control
+
+
+def test_each_type_has_one_number_in_every_list() -> None:
+    """The list that actors and clients see and the one here agree."""
+    named = {name: value for name, value in vars(slots).items() if name in SlotType.__members__}
+
+    assert len(named) > 20
+    assert {name: SlotType[name].value for name in named} == named
+    assert len(set(SlotType)) == len(SlotType.__members__)
