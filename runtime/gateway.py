@@ -12,7 +12,6 @@ comes back on `egress` it flushes, tells every client that the replica stops, an
 import errno
 import os
 import socket
-import time
 from collections.abc import Callable
 from struct import Struct
 from typing import TYPE_CHECKING
@@ -21,6 +20,7 @@ from attrs import define, field, frozen
 
 from ..shm import Consumer, Counters, Doorbell, Producer, Schema
 from ._wire import ffi, lib
+from .clock import Clock
 from .config import TransportLimits
 from .errors import OperatorError
 
@@ -144,7 +144,7 @@ class Gateway:
     counters: Counters | None = None
     limits: GatewayLimits = field(factory=GatewayLimits)
     spin_ns: int = 0
-    clock: Callable[[], int] = time.monotonic_ns
+    clock: Callable[[], int] = Clock().monotonic_ns
     _gate: "CData" = field(init=False, repr=False)
     _report: "CData" = field(init=False, repr=False)
     _ends: tuple[Consumer | Producer, ...] = field(init=False, repr=False)

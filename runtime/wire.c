@@ -2,7 +2,7 @@
 #include "wire.h"
 
 /* Fixed part of each frame a client may send; `exact` ones have nothing behind it. */
-static const struct { uint16_t bytes; uint8_t exact; } CLIENT_FRAMES[WIRE_PING + 1] = {
+static const struct { uint16_t bytes; uint8_t exact; } CLIENT_FRAMES[WIRE_CONTROL + 1] = {
     [WIRE_HELLO] = {WIRE_HELLO_BYTES, 1},
     [WIRE_OPEN] = {WIRE_COMMAND_BYTES, 1},
     [WIRE_COMMAND] = {WIRE_COMMAND_BYTES, 0},
@@ -11,7 +11,13 @@ static const struct { uint16_t bytes; uint8_t exact; } CLIENT_FRAMES[WIRE_PING +
     [WIRE_SUBSCRIBE] = {WIRE_SUBSCRIBE_BYTES, 0},
     [WIRE_UNSUBSCRIBE] = {WIRE_UNSUBSCRIBE_BYTES, 1},
     [WIRE_PING] = {WIRE_PING_BYTES, 1},
+    [WIRE_CONTROL] = {WIRE_COMMAND_BYTES, 0},
 };
+
+static int has_command_layout(uint16_t type)
+{
+    return type == WIRE_COMMAND || type == WIRE_QUERY || type == WIRE_CONTROL;
+}
 
 int wire_check(const uint8_t *frame, uint64_t available, uint32_t frame_bytes_max,
                uint32_t key_bytes_max)
@@ -20,7 +26,7 @@ int wire_check(const uint8_t *frame, uint64_t available, uint32_t frame_bytes_ma
         return WIRE_FINE;
     uint32_t length = wire_length(frame);
     uint16_t type = wire_type(frame);
-    if (type < WIRE_HELLO || type > WIRE_PING)
+    if (type > WIRE_CONTROL || CLIENT_FRAMES[type].bytes == 0)
         return WIRE_UNKNOWN_TYPE;
     uint32_t fixed = CLIENT_FRAMES[type].bytes;
     if (length < fixed || length > frame_bytes_max || (CLIENT_FRAMES[type].exact && length != fixed))
@@ -30,7 +36,7 @@ int wire_check(const uint8_t *frame, uint64_t available, uint32_t frame_bytes_ma
     if ((wire_u64(frame + WIRE_SESSION_OFFSET) | wire_u64(frame + WIRE_SESSION_OFFSET + 8)) == 0)
         return WIRE_ZERO_SESSION;
     uint32_t key_bytes = 0;
-    if (type == WIRE_COMMAND || type == WIRE_QUERY)
+    if (has_command_layout(type))
         key_bytes = wire_u16(frame + 36);
     else if (type == WIRE_SUBSCRIBE)
         key_bytes = wire_u16(frame + 50);
@@ -79,7 +85,7 @@ int wire_separate(struct wire_separation *s)
 
 static int can_be_refused(uint16_t type)
 {
-    return type >= WIRE_OPEN && type <= WIRE_SUBSCRIBE;
+    return (type >= WIRE_OPEN && type <= WIRE_SUBSCRIBE) || type == WIRE_CONTROL;
 }
 
 int wire_refuse(struct wire_refusal *r)

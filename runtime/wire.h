@@ -37,7 +37,8 @@ enum wire_type {
     WIRE_ERROR = 23,
     WIRE_PONG = 24,
     WIRE_DRAIN = 38,
-    WIRE_RAFT_MESSAGE = 41
+    WIRE_RAFT_MESSAGE = 41,
+    WIRE_CONTROL = 50          /* an operator's request: COMMAND's layout, numbered like queries */
 };
 
 enum wire_error {
@@ -62,7 +63,7 @@ enum {
     WIRE_HEADER_BYTES = 8,
     WIRE_SESSION_OFFSET = 8,
     WIRE_REQUEST_OFFSET = 24,
-    WIRE_COMMAND_BYTES = 40,   /* fixed part of COMMAND and QUERY; all of OPEN and CLOSE */
+    WIRE_COMMAND_BYTES = 40,   /* fixed part of COMMAND, QUERY, CONTROL; all of OPEN, CLOSE */
     WIRE_REPLY_BYTES = 48,     /* fixed part of REPLY and ANSWER */
     WIRE_EVENT_BYTES = 40,
     WIRE_SUBSCRIBE_BYTES = 56,

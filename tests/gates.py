@@ -27,7 +27,7 @@ def session_id(number: int) -> bytes:
 
 
 def request(kind: int, session: bytes, number: int, key: bytes = b"", body: bytes = b"") -> bytes:
-    """COMMAND (3) or QUERY (5); OPEN (2) or CLOSE (4) without key and body."""
+    """COMMAND (3), QUERY (5) or CONTROL (50); OPEN (2) or CLOSE (4) without key and body."""
     length = 40 + len(key) + len(body)
     return struct.pack("<IHH16sQIHH", length, kind, 7, session, number, 1, len(key), 0) + key + body
 

@@ -54,6 +54,8 @@ class Echo:
                 out.append(DRAIN)
                 continue
             self.came.append(slot)
+            if kind == 50:
+                continue  # answered on `send`, by consensus
             if kind == 6:
                 out.append(subscribed(session, number))
             else:

@@ -246,6 +246,22 @@ def test_refusals_of_consensus_reach_their_client(served: Served) -> None:
         assert receive(client, 32) == refused
 
 
+def test_an_operators_request_goes_in_like_a_query_and_is_answered_by_consensus() -> None:
+    echo = Echo()
+    with Served(echo) as served, connect(served) as client, connect(served) as other:
+        asked = request(50, session_id(1), 3, b"", b'{"op": 1}')
+        client.sendall(asked)
+        other.sendall(request(50, session_id(2), 3))
+        until(lambda: len(echo.came) == 2, "both requests are in ingress")
+        answer = reply(session_id(1), 3, b'{"index": 17}', 18)
+        refused = struct.pack("<IHH16sQ", 32, 22, 2 | 50 << 8, session_id(2), 3)
+        assert served.send.write(pad(answer) + refused)
+
+        assert receive(client, len(answer)) == answer
+        assert receive(other, 32) == refused
+    assert pad(asked) in echo.came
+
+
 def test_a_drain_answers_what_was_read_then_says_that_the_replica_stops() -> None:
     with Served(Echo()) as served, connect(served) as client:
         client.sendall(b"".join(request(3, session_id(1), n) for n in range(1, 100)))

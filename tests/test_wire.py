@@ -135,12 +135,14 @@ def test_each_slot_of_a_refused_run_is_answered_with_reason_hint_and_its_own_typ
         request(3, session_id(8), 5, b"k"),
         request(5, session_id(9), 6),
         subscribe(session_id(9), 7),
+        request(50, session_id(9), 8, b"", b"{}"),
     ]
 
     status, run, count, consumed = refuse(run_of(*frames), 4096, 2, b"not ready")
 
-    assert (status, count, consumed) == (0, 3, len(run_of(*frames)))
-    for slot, frame, kind, number in zip(slots_of(run), frames, (3, 5, 6), (5, 6, 7), strict=True):
+    assert (status, count, consumed) == (0, 4, len(run_of(*frames)))
+    kinds, numbers = (3, 5, 6, 50), (5, 6, 7, 8)
+    for slot, frame, kind, number in zip(slots_of(run), frames, kinds, numbers, strict=True):
         assert struct.unpack_from("<IHH", slot) == (41, 22, 2 | kind << 8)
         assert slot[8:24] == frame[8:24]
         assert struct.unpack_from("<Q", slot, 24)[0] == number
@@ -181,6 +183,7 @@ def test_a_good_frame_of_each_type_is_fine_and_so_is_each_beginning_of_it() -> N
         request(3, session_id(1), 1, b"key", b"body"),
         request(4, session_id(1), 0),
         request(5, session_id(1), 1, b"k" * 64),
+        request(50, session_id(1), 1, b"", b'{"index": 9}'),
         subscribe(session_id(1), 1, 3, b"key"),
         struct.pack("<IHH16sQ", 32, 7, 0, session_id(1), 1),
         ping(1),
@@ -200,7 +203,11 @@ def test_every_broken_rule_has_its_own_code() -> None:
     assert check(struct.pack("<IHH", 0, 3, 0)) == lib.WIRE_BAD_LENGTH
     assert check(struct.pack("<IHH", 41, 2, 0)) == lib.WIRE_BAD_LENGTH
     assert check(struct.pack("<IHH", 33, 1, 0)) == lib.WIRE_BAD_LENGTH
+    for kind in (10, 15, 45, 49, 51, 54, 0xFFFF):
+        assert check(struct.pack("<IHH", 40, kind, 0)) == lib.WIRE_UNKNOWN_TYPE
     assert check(request(3, bytes(16), 1)) == lib.WIRE_ZERO_SESSION
+    assert check(request(50, bytes(16), 1)) == lib.WIRE_ZERO_SESSION
+    assert check(request(50, session, 1, b"k" * 65)) == lib.WIRE_BAD_KEY
     assert check(subscribe(bytes(16), 1)) == lib.WIRE_ZERO_SESSION
     assert check(request(3, session, 1, b"k" * 65)) == lib.WIRE_BAD_KEY
     longer_than_frame = bytearray(request(3, session, 1, b"key"))

@@ -19,7 +19,7 @@ static uint64_t draw(uint64_t below)
 
 static uint32_t make_frame(uint8_t *at)
 {
-    static const uint16_t types[] = {2, 3, 3, 3, 4, 5, 6, 6, 7, 8};
+    static const uint16_t types[] = {2, 3, 3, 3, 4, 5, 6, 6, 7, 8, 50};
     uint16_t type = draw(300) ? types[draw(sizeof types / sizeof *types)] : 1;
     uint32_t key = (uint32_t)draw(40);
     uint32_t length = type == 1 || type == 7 ? 32 : type == 8 ? 16 : type == 6 ? 56 + key
@@ -38,7 +38,7 @@ static uint32_t make_frame(uint8_t *at)
         memset(at + 25, 0, 7);
     }
     uint16_t key_bytes = (uint16_t)key;
-    if (type == 3 || type == 5)
+    if (type == 3 || type == 5 || type == 50)
         memcpy(at + 36, &key_bytes, 2);
     if (type == 6) {
         uint16_t actor = (uint16_t)draw(3);
