@@ -20,6 +20,7 @@ from typing import Any
 import attrs
 from attrs import field, frozen
 
+from .clock import Clock
 from .errors import DirectoryInUse, NewerFormat, NotAReplica, OperatorError
 from .files import create_directory, write_new
 
@@ -28,6 +29,7 @@ IDENTITY_NAME = "identity.json"
 LOCK_NAME = "lock"
 LOCK_WAIT_S = 3.0
 LOCK_POLL_S = 0.02
+NS_PER_S = 1_000_000_000
 
 
 @frozen(kw_only=True)
@@ -77,7 +79,7 @@ def new_identity(
         hash_seed=int.from_bytes(os.urandom(4), "little"),
         app=app,
         limits=limits or {},
-        created_ns=time.time_ns(),
+        created_ns=Clock().wall_ns(),
     )
 
 
@@ -173,13 +175,14 @@ def lock_directory(directory: Path, wait_s: float = LOCK_WAIT_S) -> int:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise _unusable(directory, error) from error
-    deadline = time.monotonic() + wait_s
+    clock = Clock()
+    deadline_ns = clock.monotonic_ns() + int(wait_s * NS_PER_S)
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             break
         except BlockingIOError:
-            if time.monotonic() >= deadline:
+            if clock.monotonic_ns() >= deadline_ns:
                 holder = os.pread(file, 32, 0).decode(errors="replace").strip() or "unknown"
                 os.close(file)
                 raise DirectoryInUse(
