@@ -1,0 +1,200 @@
+"""Raft's messages as slots: the same bytes in `send`, on the connection between two replicas and in `receive`.
+
+A RAFT_MESSAGE slot, little-endian; its tag says which message it is:
+
+       0  u32 length | u16 41 | u16 tag
+       8  u64 target | u64 source | u64 term
+      32  u64 for each further number or flag, as `LAYOUTS` names them
+          then the entries of AppendEntries, each an ENTRY slot padded to 8, as the journal keeps it;
+          or the bytes of InstallSnapshot's chunk
+
+Sans-IO. `check` and `decode` take any bytes and raise Malformed, nothing else; what they let pass has one encoding only,
+so that what was decoded encodes to the same bytes again. Numbers are below 2**62: no sum of two that a peer sent leaves 64 bits.
+Whether a message makes sense is for `leftfold.raft` to say; that it came from whom it names, for peers.py.
+"""
+
+from collections.abc import Callable, Iterator
+from operator import attrgetter
+from struct import Struct
+from typing import Any
+
+from attrs import frozen
+
+from ..raft.messages import (
+    AppendEntries,
+    AppendEntriesReply,
+    Entry,
+    Heartbeat,
+    HeartbeatReply,
+    InstallSnapshot,
+    InstallSnapshotReply,
+    Message,
+    RequestVote,
+    RequestVoteReply,
+    TimeoutNow,
+)
+from . import slots
+from .errors import LeftfoldError
+
+NUMBER_MAX = (1 << 62) - 1
+
+_ENVELOPE = Struct("<IHHQQ")
+_ENTRY = Struct("<IHHQQqHHI")
+_ADDRESSED = ("target", "source", "term")
+_FLAG_MAX = 1
+
+
+class Malformed(LeftfoldError):
+    """These bytes are no message; the text says what is wrong with them."""
+
+
+@frozen
+class Layout:
+    """How one kind of message lies in its slot."""
+
+    tag: int
+    kind: type[Any]
+    numbers: tuple[str, ...]
+    maxima: tuple[int, ...]
+    tail: str
+    """The field that lies behind the numbers; empty: none."""
+    struct: Struct
+    values: Callable[[Any], tuple[int, ...]]
+
+
+def _layout(tag: int, kind: type[Any], numbers: str, flags: str = "", tail: str = "") -> Layout:
+    names = (*_ADDRESSED, *numbers.split(), *flags.split())
+    maxima = tuple(_FLAG_MAX if name in flags.split() else NUMBER_MAX for name in names)
+    return Layout(tag, kind, names, maxima, tail, Struct(f"<IHH{len(names)}Q"), attrgetter(*names))
+
+
+LAYOUTS = (
+    _layout(1, RequestVote, "last_index last_term", "pre_vote transfer"),
+    _layout(2, RequestVoteReply, "", "granted pre_vote"),
+    _layout(3, AppendEntries, "prev_index prev_term commit", tail="entries"),
+    _layout(4, AppendEntriesReply, "index hint_index hint_term", "success"),
+    _layout(5, Heartbeat, "commit round"),
+    _layout(6, HeartbeatReply, "round"),
+    _layout(7, InstallSnapshot, "last_index last_term offset", "done", "chunk"),
+    _layout(8, InstallSnapshotReply, "last_index offset", "done"),
+    _layout(9, TimeoutNow, ""),
+)
+_BY_KIND = {layout.kind: layout for layout in LAYOUTS}
+_BY_TAG = {layout.tag: layout for layout in LAYOUTS}
+
+
+def encode(message: Message) -> bytes:
+    """The message as one padded slot."""
+    match message:
+        case AppendEntries():
+            return _slot(message, b"".join(map(entry_slot, message.entries)))
+        case InstallSnapshot():
+            return _slot(message, message.chunk)
+        case _:
+            return _slot(message, b"")
+
+
+def encode_entries(message: AppendEntries, run: bytes) -> bytes:
+    """The message, whose `entries` are empty, with the ENTRY slots of a run in their place, as they are."""
+    assert not message.entries
+    return _slot(message, run)
+
+
+def _slot(message: Message, tail: bytes) -> bytes:
+    layout = _BY_KIND[type(message)]
+    length = layout.struct.size + len(tail)
+    head = layout.struct.pack(length, slots.RAFT_MESSAGE, layout.tag, *layout.values(message))
+    return head + tail + bytes(-length % 8)
+
+
+def entry_slot(entry: Entry) -> bytes:
+    """An entry as a padded slot: what the journal keeps."""
+    body = entry.body
+    head = slots.pack_entry_header(entry.index, entry.term, entry.time_ns, entry.kind, len(body))
+    return head + body + bytes(-len(body) % 8)
+
+
+@frozen
+class Envelope:
+    """Who says this to whom."""
+
+    tag: int
+    target: int
+    source: int
+
+
+def envelope(slot: bytes | memoryview) -> Envelope:
+    """Read the addresses of a slot that this replica itself encoded."""
+    _, _, tag, target, source = _ENVELOPE.unpack_from(slot)
+    return Envelope(tag, target, source)
+
+
+def check(slot: bytes | memoryview) -> Envelope:
+    """Make sure that a slot, without its padding, is a message. Raises Malformed."""
+    layout, numbers = _numbers(slot)
+    if layout.tail == "entries":
+        for _ in _entries(memoryview(slot)[layout.struct.size :], numbers[3]):
+            pass
+    return Envelope(layout.tag, numbers[0], numbers[1])
+
+
+def decode(slot: bytes | memoryview) -> Message:
+    """The message of a slot, without its padding. Raises Malformed."""
+    layout, numbers = _numbers(slot)
+    fields: dict[str, Any] = dict(zip(layout.numbers, numbers, strict=True))
+    for name, maximum in zip(layout.numbers, layout.maxima, strict=True):
+        if maximum == _FLAG_MAX:
+            fields[name] = bool(fields[name])
+    tail = memoryview(slot)[layout.struct.size :]
+    if layout.tail == "entries":
+        fields["entries"] = tuple(
+            Entry(index, term, time_ns, kind, bytes(body))
+            for index, term, time_ns, kind, body in _entries(tail, numbers[3])
+        )
+    elif layout.tail:
+        fields[layout.tail] = bytes(tail)
+    message: Message = layout.kind(**fields)
+    return message
+
+
+def entries_run(slot: bytes | memoryview) -> memoryview:
+    """The ENTRY slots of an AppendEntries that was checked, as one run."""
+    return memoryview(slot)[_BY_KIND[AppendEntries].struct.size :]
+
+
+def _numbers(slot: bytes | memoryview) -> tuple[Layout, tuple[int, ...]]:
+    if len(slot) < slots.HEADER_BYTES:
+        raise Malformed(f"a message of {len(slot)} bytes")
+    length, kind, tag = slots.HEADER.unpack_from(slot)
+    layout = _BY_TAG.get(tag)
+    if kind != slots.RAFT_MESSAGE or layout is None:
+        raise Malformed(f"a slot of type {kind} and tag {tag} where a message was due")
+    fixed = layout.struct.size
+    if length != len(slot) or length < fixed or (length > fixed and not layout.tail):
+        raise Malformed(f"{layout.kind.__name__} of {length} bytes, {len(slot)} of them there")
+    numbers: tuple[int, ...] = layout.struct.unpack_from(slot)[3:]
+    for name, number, maximum in zip(layout.numbers, numbers, layout.maxima, strict=True):
+        if number > maximum:
+            raise Malformed(f"{layout.kind.__name__} whose {name} is {number}")
+    return layout, numbers
+
+
+def _entries(run: memoryview, index: int) -> Iterator[tuple[int, int, int, int, memoryview]]:
+    """(index, term, time_ns, kind, body) of each entry that follows `index`."""
+    at = 0
+    while at < len(run):
+        index += 1
+        if len(run) - at < slots.ENTRY_HEADER_BYTES:
+            raise Malformed(f"an entry {index} of {len(run) - at} bytes")
+        length, kind, tag, found, term, time_ns, entry_kind, zero, zeros = _ENTRY.unpack_from(
+            run, at
+        )
+        end = at + slots.padded(length)
+        if kind != slots.ENTRY or length < slots.ENTRY_HEADER_BYTES or end > len(run):
+            raise Malformed(f"a slot of type {kind} and {length} bytes where entry {index} was due")
+        if found != index or term > NUMBER_MAX:
+            raise Malformed(f"entry {found} of term {term} where entry {index} was due")
+        if tag or zero or zeros or any(run[at + length : end]):
+            raise Malformed(f"entry {index} with bytes set that must be zero")
+        yield index, term, time_ns, entry_kind, run[at + slots.ENTRY_HEADER_BYTES : at + length]
+        at = end
