@@ -35,6 +35,7 @@ class Lib:
     WIRE_DRAIN: Final[int]
     WIRE_WELCOME: Final[int]
     WIRE_VERSION: Final[int]
+    WIRE_REFUSED_BYTES: Final[int]
     WIRE_NO_HELLO: Final[int]
     WIRE_WRONG_VERSION: Final[int]
     WIRE_WRONG_CLUSTER: Final[int]

@@ -1,6 +1,7 @@
-"""What consensus takes from `ingress` in one go: the body of the next entry, and apart from it the queries.
+"""What consensus takes from `ingress` in one go: the body of the next entry, and apart from it the queries and controls.
 
-One C call for all that the ring holds; no command is looked at from Python.
+One C call for all that the ring holds; no command is looked at from Python. A body that must not become an entry is
+turned into refusals by one more call, one for each slot, so that no client waits for an answer that never comes.
 """
 
 from typing import TYPE_CHECKING
@@ -9,26 +10,30 @@ from attrs import define, field, frozen
 
 from ..shm import Consumer
 from ._wire import ffi, lib
-from .config import TransportLimits
+from .config import SLOT_SHARE, TransportLimits
 
 if TYPE_CHECKING:
     from ._wire import CData
 
 COMMAND_BYTES_MIN = 40
+REFUSED_BYTES: int = lib.WIRE_REFUSED_BYTES
+TEXT_BYTES_MAX = 512
 
 
 @frozen
 class Separated:
-    """`body` is the run of an entry with `count` slots; `queries` the run that goes to logic unlogged."""
+    """`body` is the run of an entry with `count` slots; `queries` the run that goes to logic unlogged; `controls` is for
+    consensus itself."""
 
     body: bytes
     count: int
     queries: bytes
+    controls: bytes
     consumed: int
     drain: bool
 
 
-NOTHING = Separated(b"", 0, b"", 0, False)
+NOTHING = Separated(b"", 0, b"", b"", 0, False)
 
 
 @define
@@ -39,17 +44,26 @@ class Separator:
     _call: "CData" = field(init=False)
     _body: "CData" = field(init=False)
     _queries: "CData" = field(init=False)
+    _controls: "CData" = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         call = ffi.new("struct wire_separation *")
         self._body = ffi.new("uint8_t[]", self.limits.entry_bytes_max)
         self._queries = ffi.new("uint8_t[]", self.limits.queries_waiting_bytes_max)
-        call.body, call.queries = self._body, self._queries
-        call.body_count_max = self.limits.entry_bytes_max // COMMAND_BYTES_MIN
+        self._controls = ffi.new("uint8_t[]", self.limits.ingress_bytes // SLOT_SHARE)
+        call.body, call.queries, call.controls = self._body, self._queries, self._controls
         self._call = call
 
-    def take(self, ingress: Consumer, body_bytes_max: int, queries_bytes_max: int) -> Separated:
-        """Take what fits from the ring, and release it."""
+    def take(
+        self,
+        ingress: Consumer,
+        body_bytes_max: int,
+        queries_bytes_max: int,
+        count_max: int | None = None,
+        *,
+        controls: bool = True,
+    ) -> Separated:
+        """Take what fits from the ring, and release it; a control that is not wanted now stays, and all behind it."""
         if not ingress.peek():
             return NOTHING
         call = self._call
@@ -57,15 +71,52 @@ class Separator:
         call.run_bytes = ingress.length
         call.body_bytes_max = body_bytes_max
         call.queries_bytes_max = queries_bytes_max
+        call.controls_bytes_max = len(self._controls) if controls else 0
+        entry_count_max = self.limits.entry_bytes_max // COMMAND_BYTES_MIN
+        call.body_count_max = entry_count_max if count_max is None else count_max
         malformed = lib.wire_separate(call)
         assert malformed == 0, "gateway put a malformed run into ingress"
         separated = Separated(
             bytes(ffi.buffer(self._body, call.body_bytes)),
             call.body_count,
             bytes(ffi.buffer(self._queries, call.queries_bytes)),
+            bytes(ffi.buffer(self._controls, call.controls_bytes)),
             call.consumed_bytes,
             bool(call.drain),
         )
         if separated.consumed:
             ingress.release(separated.consumed)
         return separated
+
+
+@frozen
+class Refusal:
+    """Why commands are refused, in bytes that fit a slot of a ring."""
+
+    reason: int
+    text: bytes
+
+    @classmethod
+    def of(cls, reason: int, sentence: str, slot_bytes_max: int) -> "Refusal":
+        """With as much of the sentence as one slot takes."""
+        room = min(slot_bytes_max - REFUSED_BYTES - 8, TEXT_BYTES_MAX)
+        return cls(reason, sentence.encode()[:room].decode(errors="ignore").encode())
+
+    @property
+    def slot_bytes(self) -> int:
+        """What each refused slot costs."""
+        return (REFUSED_BYTES + len(self.text) + 7) & ~7
+
+    def of_each(self, run: bytes, count: int) -> bytes:
+        """A REFUSED slot for each of the `count` slots of the run, in their order."""
+        call = ffi.new("struct wire_refusal *")
+        room = count * self.slot_bytes
+        refused = ffi.new("uint8_t[]", room)
+        with ffi.from_buffer(run) as given, ffi.from_buffer(self.text) as text:
+            call.run, call.run_bytes = ffi.cast("uint8_t *", given), len(run)
+            call.refused, call.refused_bytes_max = refused, room
+            call.text, call.text_bytes = ffi.cast("uint8_t *", text), len(self.text)
+            call.reason = self.reason
+            malformed = lib.wire_refuse(call)
+        assert malformed == 0 and call.refused_count == count, "an entry's body is whole slots"
+        return bytes(ffi.buffer(refused, call.refused_bytes))

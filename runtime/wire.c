@@ -46,7 +46,7 @@ int wire_check(const uint8_t *frame, uint64_t available, uint32_t frame_bytes_ma
 int wire_separate(struct wire_separation *s)
 {
     s->consumed_bytes = s->body_bytes = s->body_count = 0;
-    s->queries_bytes = s->queries_count = s->drain = 0;
+    s->queries_bytes = s->queries_count = s->controls_bytes = s->drain = 0;
     while (s->consumed_bytes < s->run_bytes && !s->drain) {
         const uint8_t *slot = s->run + s->consumed_bytes;
         uint64_t size = wire_slot_bytes(slot, s->run_bytes - s->consumed_bytes);
@@ -69,6 +69,12 @@ int wire_separate(struct wire_separation *s)
             memcpy(s->queries + s->queries_bytes, slot, size);
             s->queries_bytes += size;
             s->queries_count++;
+            break;
+        case WIRE_CONTROL:
+            if (size > s->controls_bytes_max - s->controls_bytes)
+                return 0;
+            memcpy(s->controls + s->controls_bytes, slot, size);
+            s->controls_bytes += size;
             break;
         case WIRE_DRAIN:
             s->drain = 1;

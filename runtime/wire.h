@@ -90,11 +90,14 @@ struct wire_separation {
     uint64_t body_count_max;
     uint8_t *queries;          /* in: where QUERY and SUBSCRIBE slots go */
     uint64_t queries_bytes_max;
+    uint8_t *controls;         /* in: where CONTROL slots go */
+    uint64_t controls_bytes_max;
     uint64_t consumed_bytes;   /* out: how much of the run was taken; the rest did not fit */
     uint64_t body_bytes;
     uint64_t body_count;
     uint64_t queries_bytes;
     uint64_t queries_count;
+    uint64_t controls_bytes;
     uint64_t drain;            /* out: 1 if a DRAIN slot was consumed; nothing behind it was */
 };
 

@@ -26,7 +26,9 @@ def random_run(rng: random.Random, count: int) -> bytes:
     frames: list[bytes] = []
     for number in range(count):
         key = rng.randbytes(rng.randrange(12))
-        match rng.randrange(6):
+        match rng.randrange(7):
+            case 6:
+                frames.append(request(50, session_id(5), number, b"", b"{}"))
             case 0:
                 frames.append(request(rng.choice((2, 4)), session_id(1), 0))
             case 1:
@@ -38,7 +40,9 @@ def random_run(rng: random.Random, count: int) -> bytes:
     return run_of(*frames)
 
 
-def separate(run: bytes, body_max: int, queries_max: int, count_max: int = 10**6):
+def separate(
+    run: bytes, body_max: int, queries_max: int, count_max: int = 10**6, controls_max: int = 4096
+):
     call = ffi.new("struct wire_separation *")
     keep = (
         ffi.from_buffer(run),
@@ -48,6 +52,8 @@ def separate(run: bytes, body_max: int, queries_max: int, count_max: int = 10**6
     call.run, call.body, call.queries = (ffi.cast("uint8_t *", place) for place in keep)
     call.run_bytes, call.body_bytes_max, call.queries_bytes_max = len(run), body_max, queries_max
     call.body_count_max = count_max
+    controls = ffi.new("uint8_t[]", controls_max or 1)
+    call.controls, call.controls_bytes_max = controls, controls_max
     status = lib.wire_separate(call)
     body = bytes(ffi.buffer(keep[1], call.body_bytes))
     queries = bytes(ffi.buffer(keep[2], call.queries_bytes))
@@ -57,6 +63,7 @@ def separate(run: bytes, body_max: int, queries_max: int, count_max: int = 10**6
         call.body_count,
         queries,
         call.queries_count,
+        bytes(ffi.buffer(controls, call.controls_bytes)),
         call.consumed_bytes,
         call.drain,
     )
@@ -71,12 +78,14 @@ def test_an_ingress_run_is_separated_as_the_model_says_whatever_the_room() -> No
         if rng.random() < 0.3:
             run += DRAIN + random_run(rng, 3)
         body_max, queries_max = rng.choice((0, 100, 500, 9999)), rng.choice((0, 100, 9999))
-        count_max = rng.choice((0, 3, 999))
-        body, queries, drain = [], [], 0
+        count_max, controls_max = rng.choice((0, 3, 999)), rng.choice((0, 100, 9999))
+        body, queries, controls, drain = [], [], [], 0
         consumed = 0
         for slot in slots_of(run):
             kind = struct.unpack_from("<IH", slot)[1]
             target, room = (body, body_max) if kind in BODY_TYPES else (queries, queries_max)
+            if kind == 50:
+                target, room = controls, controls_max
             if kind != 38:
                 if len(b"".join(target)) + len(slot) > room or (
                     target is body and len(body) == count_max
@@ -88,7 +97,7 @@ def test_an_ingress_run_is_separated_as_the_model_says_whatever_the_room() -> No
                 drain = 1
                 break
 
-        found = separate(run, body_max, queries_max, count_max)
+        found = separate(run, body_max, queries_max, count_max, controls_max)
 
         assert found == (
             0,
@@ -96,6 +105,7 @@ def test_an_ingress_run_is_separated_as_the_model_says_whatever_the_room() -> No
             len(body),
             b"".join(queries),
             len(queries),
+            b"".join(controls),
             consumed,
             drain,
         )
