@@ -23,7 +23,7 @@ COMMANDS = (
     ("dev", "Run a replica that starts again when its app is saved, and shows what changed."),
     ("demo", "Send order flow to an exchange, kill it, start it again and compare."),
     ("status", "Show what a replica does, or did last."),
-    ("log", "Print a replica's log as JSON lines."),
+    ("log", "Print a replica's log as JSON lines; `log stat`: what fills it."),
     ("replay", "Fold a replica's log to a point; open the debugger in the handler there."),
     ("doctor", "Check whether this machine can run a replica well."),
 )
@@ -37,8 +37,11 @@ cli = App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
+GROUPS = {"log": "logs"}
+"""Commands with commands below them: the name of the group in the file."""
+
 for _name, _help in COMMANDS:
-    cli.command(f"leftfold.tools.{_name}:{_name}", name=_name, help=_help)
+    cli.command(f"leftfold.tools.{_name}:{GROUPS.get(_name, _name)}", name=_name, help=_help)
 cli.register_install_completion_command()  # pyright: ignore[reportUnknownMemberType]
 
 

@@ -4,6 +4,7 @@ With the app, a command has its message's name, its key and its fields. Without,
 and the bytes in hex. A body that does not decode is shown in hex beside the reason, never left out.
 """
 
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,10 @@ import msgspec
 
 from ..actors import App
 from ..actors.layout import COMMAND, SKIP_BODY, EntryKind, SlotType
+from ..runtime.discovery import load_app
+from ..runtime.errors import OperatorError
 from ..runtime.slots import EntryHeader, slots_of
+from .history import History
 
 Line = dict[str, Any]
 
@@ -23,6 +27,17 @@ NAMES = {
 }
 SESSION_KINDS = {SlotType.OPEN: "open", SlotType.CLOSE: "close"}
 KINDS = ("command", *SESSION_KINDS.values(), *NAMES.values())
+
+
+def app_of(history: History, name: str | None) -> App | None:
+    """The app of this name, or that of the directory, if it can be had here; a note where not."""
+    if name is not None:
+        return load_app(name)
+    try:
+        return load_app(history.identity.app)
+    except OperatorError as error:
+        print(f"leftfold: showing numbers and hex, because: {error}", file=sys.stderr)
+        return None
 
 
 def lines_of(entry: EntryHeader, body: memoryview, app: App | None) -> Iterator[Line]:

@@ -1,11 +1,13 @@
 """A replica's log, read from its directory without taking part: nothing is written or locked.
 
 It may be read while the replica runs. What is shown is the log as it stood when it was opened: a
-batch that is being written at that moment is not part of it. Corruption is named, never passed
-over. Entries that an earlier leader wrote and a later one overwrote are not shown.
+batch that is being written at that moment is not part of it. The segments are held open, so what
+retention removes meanwhile can still be read. Corruption is named, never passed over. Entries that
+an earlier leader wrote and a later one overwrote are not shown.
 """
 
-import mmap
+import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,21 +18,63 @@ from ..runtime.contents import Contents, Inconsistent
 from ..runtime.errors import CorruptJournal, JournalFailed, OperatorError
 from ..runtime.identity import Identity, load_identity
 from ..runtime.reader import Extent, Reader
-from ..runtime.records import BLOCK_BYTES, CORRUPT, Scan, SegmentHeader
+from ..runtime.records import BLOCK_BYTES, CORRUPT, RECORD_HEADER_BYTES, Scan, SegmentHeader
+from ..runtime.records import decode_record_header as decode_record
 from ..runtime.segments import list_segments, read_header
 from ..runtime.slots import EntryHeader
 
 READ_BYTES = 1024 * 1024
 SCANS_MAX = 3
 """A running replica may write between two looks; what is corrupt stays corrupt."""
+LISTINGS_MAX = 5
+"""A running replica may remove segments between a listing and the opening of what it lists."""
+
+
+@define
+class Held:
+    """A file that is held open: it can be read for as long as this object lives, removed or not."""
+
+    path: Path
+    descriptor: int
+
+    @classmethod
+    def open(cls, path: Path) -> "Held":
+        """Open for reading. Raises OSError."""
+        return cls(path, os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+
+    @property
+    def now(self) -> Path:
+        """A path that leads to the open file whatever happened to its name."""
+        return Path(f"/proc/self/fd/{self.descriptor}")
+
+    def read(self, size: int | None = None, offset: int = 0) -> bytes:
+        """Up to `size` bytes from `offset`; all of them by default. Raises OperatorError."""
+        try:
+            wanted = (os.fstat(self.descriptor).st_size if size is None else size + offset) - offset
+            pieces: list[bytes] = []
+            while wanted > 0:
+                piece = os.pread(self.descriptor, wanted, offset)
+                if not piece:
+                    break
+                pieces.append(piece)
+                offset, wanted = offset + len(piece), wanted - len(piece)
+        except OSError as error:
+            raise OperatorError(f"Cannot read {self.path}: {error.strerror}.") from None
+        return b"".join(pieces)
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
 
 
 @define
 class History:
     """An opened log: its range, and its entries."""
 
+    directory: Path
     identity: Identity
     contents: Contents = field(factory=Contents, init=False)
+    segments: dict[int, Held] = field(factory=dict[int, Held], init=False)
+    headers: dict[int, SegmentHeader] = field(factory=dict[int, SegmentHeader], init=False)
     extents: dict[int, Extent] = field(factory=dict[int, Extent], init=False)
 
     @property
@@ -50,73 +94,111 @@ class History:
 
     def entries(self, first: int, last: int) -> Iterator[tuple[EntryHeader, memoryview]]:
         """(header, body) of the entries from `first` to `last`, as far as there are such."""
+        for slot in self.slots(first, last):
+            yield slots.unpack_entry(slot), slot[slots.ENTRY_HEADER_BYTES :]
+
+    def slots(self, first: int, last: int) -> Iterator[memoryview]:
+        """The ENTRY slots from `first` to `last`, as far as there are such."""
         index, last = max(first, self.first), min(last, self.last)
         reader = Reader(self.contents, self.extents.__getitem__)
         try:
             while index <= last:
                 run = memoryview(reader.read(index, last, READ_BYTES))
                 for _, _, slot in slots.slots_of(run):
-                    header = slots.unpack_entry(slot)
-                    assert header.index == index
-                    yield header, slot[slots.ENTRY_HEADER_BYTES :]
+                    assert slots.unpack_entry(slot).index == index
+                    yield slot
                     index += 1
         except JournalFailed as failure:
             raise OperatorError(failure.sentence) from None
+        except CorruptJournal as damage:
+            raise self._by_its_name(damage) from None
         finally:
             reader.close()
+
+    def records(self) -> Iterator[tuple[int, int, int]]:
+        """(first index or 0, last index, body bytes) of every batch, overwritten ones included."""
+        for segment_id, held in self.segments.items():
+            extent = self.extents[segment_id]
+            content = memoryview(held.read(extent.end))
+            offset = BLOCK_BYTES
+            while offset < extent.end:
+                record = decode_record(content, offset, extent.seed, offset)
+                if record is None:
+                    raise CorruptJournal(held.path, offset, "there is no valid record header")
+                yield record.first, record.last, record.body_bytes
+                offset += RECORD_HEADER_BYTES + record.body_bytes
+
+    def _by_its_name(self, damage: CorruptJournal) -> CorruptJournal:
+        for held in self.segments.values():
+            if held.now == damage.file:
+                return CorruptJournal(held.path, damage.offset, damage.why)
+        return damage
 
 
 def open_history(directory: Path) -> History:
     """Read the log of a replica, running or not. Raises OperatorError where there is none."""
-    identity = load_identity(directory)
-    history = History(identity)
-    found = [
-        (path, _header_of(path, segment_id, identity))
-        for segment_id, path in list_segments(directory / "journal")
-    ]
-    if found:
-        oldest = found[0][1]
+    return read_history(directory, load_identity(directory), hold_segments(directory / "journal"))
+
+
+def read_history(directory: Path, identity: Identity, segments: dict[int, Held]) -> History:
+    """Fold what the held segments hold."""
+    history = History(directory, identity)
+    history.segments = segments
+    for segment_id, held in segments.items():
+        block = held.read(BLOCK_BYTES)
+        history.headers[segment_id] = read_header(
+            held.path, block, segment_id, identity.cluster_id, identity.replica_id
+        )
+    headers = history.headers
+    if headers:
+        oldest = headers[min(headers)]
         history.contents.begin(oldest.first, oldest.last_term, oldest.last_time_ns)
-    for (path, header), following in zip(found, [*found[1:], None], strict=True):
-        _fold_segment(history, path, header, following[1].sealed if following else None)
+    for segment_id, header in headers.items():
+        following = headers.get(segment_id + 1)
+        _fold_segment(history, header, following.sealed if following else None)
     return history
 
 
-def _header_of(path: Path, segment_id: int, identity: Identity) -> SegmentHeader:
-    try:
-        with path.open("rb") as file:
-            block = file.read(BLOCK_BYTES)
-    except OSError as error:
-        raise OperatorError(f"Cannot read {path}: {error.strerror}.") from None
-    return read_header(path, block, segment_id, identity.cluster_id, identity.replica_id)
+def hold_segments(journal: Path) -> dict[int, Held]:
+    """Open every segment, by id, in order; all of them from one moment on."""
+    _raise_descriptor_limit()
+    for attempt in range(LISTINGS_MAX):
+        listed = list_segments(journal)
+        try:
+            return {segment_id: Held.open(path) for segment_id, path in listed}
+        except FileNotFoundError as error:
+            if attempt + 1 == LISTINGS_MAX:
+                raise OperatorError(
+                    f"{error.filename} was removed while it was read, by the running replica: "
+                    "try again."
+                ) from None
+        except OSError as error:
+            raise OperatorError(f"Cannot read {error.filename}: {error.strerror}.") from None
+    raise AssertionError("unreachable")
 
 
-def _fold_segment(history: History, path: Path, header: SegmentHeader, sealed: int | None) -> None:
+def _raise_descriptor_limit() -> None:
+    """A journal may have more segments than a shell lets a process hold open."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _fold_segment(history: History, header: SegmentHeader, sealed: int | None) -> None:
     """Take the valid records of one segment into the contents."""
+    held = history.segments[header.segment_id]
     folded = BLOCK_BYTES
     for attempt in range(SCANS_MAX):
-        scan = Scan(_map(path), header.seed, sealed)
+        # Read, not mapped: a roll cuts the file, and a mapping would end this process.
+        scan = Scan(memoryview(held.read()), header.seed, sealed)
         for record in scan:
             if record.offset >= folded and record.body:
                 try:
                     history.contents.fold(record.body, header.segment_id, record.offset)
                 except Inconsistent as wrong:
-                    raise CorruptJournal(path, record.offset, str(wrong)) from None
+                    raise CorruptJournal(held.path, record.offset, str(wrong)) from None
                 folded = record.end
         if scan.verdict != CORRUPT:
             break
         if attempt + 1 == SCANS_MAX:
-            raise CorruptJournal(path, scan.bad_offset, scan.why)
-    history.extents[header.segment_id] = Extent(path, header.seed, folded)
-
-
-def _map(path: Path) -> memoryview:
-    try:
-        with path.open("rb") as file:
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    except FileNotFoundError:
-        raise OperatorError(
-            f"{path} was removed while it was read, by the running replica: try again."
-        ) from None
-    except (OSError, ValueError) as error:
-        raise OperatorError(f"Cannot read {path}: {error}.") from None
+            raise CorruptJournal(held.path, scan.bad_offset, scan.why)
+    history.extents[header.segment_id] = Extent(held.now, header.seed, folded)

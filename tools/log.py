@@ -1,4 +1,4 @@
-"""`leftfold log`: the journal as JSON lines, one for each command.
+"""`leftfold log`: the journal as JSON lines, one for each command; `leftfold log stat` is beside it.
 
 It pipes: into jq, into `head`, into a file. With `--app`, or with the app that the directory names
 where it can be imported, commands are decoded; otherwise they are numbers and hex.
@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
+from cyclopts import App as Commands
 from cyclopts import Parameter
 
 from ..actors import App
-from ..runtime.discovery import load_app
 from ..runtime.errors import OperatorError
-from .decoding import KINDS, Line, lines_of
-from .history import History, open_history
+from .decoding import KINDS, Line, app_of, lines_of
+from .history import open_history
+from .logstat import stat
 from .place import parse_place
 
 
@@ -49,7 +50,7 @@ def log(
         Decode with this app, as module:attribute. Default: the one that the directory names.
     """
     history = open_history(directory)
-    decoder = load_app(app) if app else _app_of(history)
+    decoder = app_of(history, app)
     wanted = _type_filter(type, decoder)
     first, first_ordinal = parse_place(from_) if from_ else (history.first, None)
     last, last_ordinal = parse_place(to) if to else (history.last, None)
@@ -65,16 +66,6 @@ def log(
             if wanted(line):
                 output.write(encode(line) + b"\n")
     output.flush()
-
-
-def _app_of(history: History) -> App | None:
-    """The app that the directory names, if it can be had here; a note where not."""
-    name = history.identity.app
-    try:
-        return load_app(name)
-    except OperatorError as error:
-        print(f"leftfold: showing numbers and hex, because: {error}", file=sys.stderr)
-        return None
 
 
 def _type_filter(name: str | None, app: App | None) -> Callable[[Line], bool]:
@@ -106,3 +97,8 @@ def _numbers_of(name: str, app: App) -> set[int]:
     close = difflib.get_close_matches(name, known, 1)
     remedy = f"did you mean {close[0]}?" if close else f"it has {', '.join(known)}."
     raise OperatorError(f"The log has no type {name}: {remedy}")
+
+
+logs = Commands(name="log")
+logs.default(log)
+logs.command(stat)
