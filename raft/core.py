@@ -298,13 +298,14 @@ class Raft:
                 # Named in messages.py for the codec; no replica of this version sends them.
                 raise ProtocolViolation(f"Replica {message.source} speaks a later version.")
 
-    def start_term(self, time_ns: int) -> int:
+    def start_term(self, time_ns: int, body: bytes = b"") -> int:
         """Append the new leader's first entry (§8), as Ready.term_to_start asks. Its index.
 
-        No limit applies: without this entry nothing of earlier terms commits (§5.4.2).
+        No limit applies: without this entry nothing of earlier terms commits (§5.4.2). What the
+        body says is the shell's own affair.
         """
         assert self.role is Role.LEADER and not self._term_start_index
-        self._term_start_index = self._append_own(TERM_START, b"", time_ns)
+        self._term_start_index = self._append_own(TERM_START, body, time_ns)
         return self._term_start_index
 
     def propose(self, kind: int, body: bytes, time_ns: int) -> int | None:

@@ -70,9 +70,9 @@ def test_the_life_of_a_cluster_of_one() -> None:
     assert (raft.role, raft.term, raft.leader_id) == (Role.LEADER, 1, 1)
     assert raft.ready() == Ready(term_to_start=True), "said until it is done"
 
-    assert raft.start_term(100) == 1
+    assert raft.start_term(100, b"a build") == 1
     assert raft.propose(0, b"x", 100) == 2
-    start, x = Entry(1, 1, 100, TERM_START, b""), Entry(2, 1, 100, 0, b"x")
+    start, x = Entry(1, 1, 100, TERM_START, b"a build"), Entry(2, 1, 100, 0, b"x")
     assert raft.ready() == Ready(persist=Persist(2, None, None, (start, x)))
     assert raft.commit == 0
 
