@@ -14,6 +14,7 @@ from zlib import crc32
 
 from attrs import Factory, define
 
+from . import inspection, restoring
 from . import snapshot as snapshots
 from .app import App, Key, encode_key
 from .fold import State
@@ -107,12 +108,20 @@ class Machine:
             outputs.egress += run
 
     def query(self, slot: bytes | memoryview, index: int) -> bytes:
-        """The ANSWER to a QUERY slot, from the state as it is; `index` goes into the answer."""
+        """The ANSWER to a QUERY slot, from the state as it is; `index` goes into the answer.
+
+        With tag 0 it is an inspection: the body names an actor type, and the answer is JSON.
+        """
         slot = bytes(slot)
         length, _, tag, session, request, _, key_length, version = COMMAND.unpack_from(slot)
         body_at = COMMAND_BYTES + key_length
         if version or not body_at <= length <= len(slot):
             status, id, body = BAD_REQUEST
+        elif tag == 0:
+            name = slot[body_at:length].decode("utf-8", "replace")
+            bytes_max = self.limits.reply_bytes_max
+            key = slot[COMMAND_BYTES:body_at]
+            status, id, body = inspection.inspect(self.app, self.state, name, key, bytes_max)
         else:
             key = slot[COMMAND_BYTES:body_at]
             status, id, body = self._units.run_query(tag, key, slot[body_at:length])
@@ -133,6 +142,11 @@ class Machine:
         return self.state.digest
 
     @property
+    def unfinished(self) -> list[bytes]:
+        """What the entry that is being applied, or was last, has put out so far; to look at."""
+        return self._slots
+
+    @property
     def next_deadline_ns(self) -> int | None:
         """The log time at which a TIME entry is wanted; None if never."""
         state = self.state
@@ -150,7 +164,7 @@ class Machine:
         return snapshots.digest(self.app, self.state, self.seed)
 
     def snapshot(self, *, verify: bool = True) -> Iterator[bytes]:
-        """The whole state in chunks; with `verify`, each actor is decoded and compared as well."""
+        """The whole state in chunks; with `verify`, each record is decoded and compared as well."""
         chunk_bytes = self.limits.snapshot_chunk_bytes
         return snapshots.write(
             self.app, self.state, self.seed, chunk_bytes=chunk_bytes, verify=verify
@@ -169,7 +183,7 @@ class Machine:
     ) -> "Machine":
         """The machine that wrote these chunks."""
         limits = limits or Limits()
-        state = snapshots.read(app, limits, seed, chunks)
+        state = restoring.read(app, limits, seed, chunks)
         return cls(app, limits, seed, strict=strict, position=position, state=state)
 
     def instance(self, cls: type, key: Key) -> Any:
@@ -180,7 +194,7 @@ class Machine:
     def describe(self, cls: type, key: Key) -> dict[str, Any]:
         """An actor as plain values, ready for JSON; KeyError if there is none."""
         actor = self.app.actor_type(cls)
-        return snapshots.describe(actor, encode_key(actor.key, key), self.state)
+        return inspection.describe(actor, encode_key(actor.key, key), self.state)
 
     def _apply_commands(self, body: bytes) -> None:
         """Every slot of an entry, in order. This loop is the hot path."""
