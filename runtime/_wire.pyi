@@ -50,8 +50,11 @@ class Lib:
     WIRE_TOO_MANY_CONNECTIONS: Final[int]
     WIRE_STOPPING: Final[int]
     WIRE_OUT_OF_MEMORY: Final[int]
+    WIRE_BAD_TOKEN: Final[int]
+    WIRE_TOKEN_BYTES_MAX: Final[int]
     GATE_LISTENER: Final[int]
     GATE_BELL: Final[int]
+    GATE_FOREIGN: Final[int]
 
     def wire_check(
         self, frame: bytes | CData, available: int, frame_bytes_max: int, key_bytes_max: int, /
@@ -75,6 +78,7 @@ class Lib:
         /,
     ) -> int: ...
     def gate_scatter(self, gate: CData, run: bytes | CData, length: int, now_ns: int, /) -> int: ...
+    def gate_adopt(self, gate: CData, fd: int, now_ns: int, /) -> int: ...
     def gate_expire(self, gate: CData, now_ns: int, /) -> None: ...
     def gate_stop(self, gate: CData, now_ns: int, /) -> None: ...
     def gate_output(self, gate: CData, number: int, length: CData, /) -> CData: ...

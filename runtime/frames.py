@@ -30,6 +30,8 @@ ANY_CLUSTER = bytes(16)
 FRAME_BYTES_MAX = 16 * 1024 * 1024
 """What a client takes from a gateway; a gateway takes what its WELCOME says."""
 
+TOKEN_BYTES_MAX = 64
+
 HELLO = Struct("<IHH16s8s")
 WELCOME = Struct("<IHH16sIIQ")
 PING = Struct("<IHHQ")
@@ -240,9 +242,12 @@ def _event(tag: int, frame: bytes) -> EventFrame:
     return EventFrame(tag, (index, ordinal, number), actor_type, time_ns, key, frame[body_at:])
 
 
-def hello(cluster_id: bytes = ANY_CLUSTER) -> bytes:
-    """The first frame of a connection."""
-    return HELLO.pack(HELLO.size, SlotType.HELLO, PROTOCOL_VERSION, cluster_id, MAGIC)
+def hello(cluster_id: bytes = ANY_CLUSTER, token: str = "") -> bytes:
+    """The first frame of a connection; the token is for a replica that wants one."""
+    secret = token.encode()
+    assert len(secret) <= TOKEN_BYTES_MAX, "no replica knows a token of that length"
+    length = HELLO.size + len(secret)
+    return HELLO.pack(length, SlotType.HELLO, PROTOCOL_VERSION, cluster_id, MAGIC) + secret
 
 
 def open_session(session: bytes) -> bytes:

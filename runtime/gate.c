@@ -18,6 +18,7 @@ static const char *const REASONS[] = {
     [WIRE_TOO_MANY_CONNECTIONS] = "too many connections on this replica",
     [WIRE_STOPPING] = "this replica is stopping",
     [WIRE_OUT_OF_MEMORY] = "this replica is out of memory",
+    [WIRE_BAD_TOKEN] = "this replica wants a token that it knows",
 };
 
 static const uint64_t SAMPLE_LOST_NS = UINT64_C(10000000000);
@@ -302,6 +303,20 @@ void gate_expire(gate *gate, uint64_t now_ns)
 
 /* --- in */
 
+/* Takes as long for a token that is nearly right as for any other. */
+static int has_token(const struct gate_limits *limits, const uint8_t *given, uint32_t length)
+{
+    int known = 0;
+    for (uint32_t at = 0; at < limits->tokens_count; at++) {
+        const struct gate_token *token = &limits->tokens[at];
+        uint32_t differs = token->length ^ length;
+        for (uint32_t byte = 0; byte < length; byte++)
+            differs |= (uint32_t)(token->bytes[byte] ^ given[byte]);
+        known |= differs == 0;
+    }
+    return known;
+}
+
 static int greet(struct gate *gate, struct connection *connection, const uint8_t *frame)
 {
     static const uint8_t zeros[16];
@@ -314,6 +329,9 @@ static int greet(struct gate *gate, struct connection *connection, const uint8_t
         return WIRE_WRONG_VERSION;
     if (memcmp(frame + 8, zeros, 16) != 0 && memcmp(frame + 8, cluster, 16) != 0)
         return WIRE_WRONG_CLUSTER;
+    if (gate->limits.tokens_count &&
+        !has_token(&gate->limits, frame + WIRE_HELLO_BYTES, wire_length(frame) - WIRE_HELLO_BYTES))
+        return WIRE_BAD_TOKEN;
     connection->state = GATE_OPEN;
     deliver(gate, connection, gate->limits.welcome, WIRE_WELCOME_BYTES);
     return WIRE_FINE;
@@ -531,10 +549,11 @@ static int scatter_event(struct gate *gate, const uint8_t *slot, uint64_t size)
     return 0;
 }
 
-int gate_scatter(gate *gate, const uint8_t *run, uint64_t bytes, uint64_t now_ns)
+int64_t gate_scatter(gate *gate, const uint8_t *run, uint64_t bytes, uint64_t now_ns)
 {
+    uint64_t at = 0;
     gate->now_ns = now_ns;
-    for (uint64_t at = 0, size; at < bytes; at += size) {
+    for (uint64_t size; at < bytes; at += size) {
         const uint8_t *slot = run + at;
         size = wire_slot_bytes(slot, bytes - at);
         if (size == 0)
@@ -560,13 +579,16 @@ int gate_scatter(gate *gate, const uint8_t *run, uint64_t bytes, uint64_t now_ns
         case WIRE_DRAIN:
             gate->report.drained = 1;
             break;
+        case WIRE_RAFT_MESSAGE:
+        case WIRE_PEERS:
+            return (int64_t)at;
         case WIRE_PADDING:
             break;
         default:
             return -1;
         }
     }
-    return 0;
+    return (int64_t)at;
 }
 
 /* --- for connections without a socket */

@@ -30,6 +30,8 @@
 
 typedef struct gate gate;
 
+struct gate_token { uint32_t length; uint8_t bytes[64]; };
+
 struct gate_limits {
     uint32_t connections_max;
     uint32_t sessions_max;
@@ -42,6 +44,8 @@ struct gate_limits {
     uint64_t linger_ns;          /* from ERROR to the close */
     uint8_t welcome[40];         /* the WELCOME frame */
     uint64_t seed[2];            /* of the hashes */
+    uint32_t tokens_count;       /* 0: anybody is welcome; else HELLO must carry one of these */
+    struct gate_token tokens[8];
 };
 
 /* What the caller may read between calls. */
@@ -49,6 +53,7 @@ struct gate_report {
     /* now */
     uint64_t listening;      /* a connection may wait to be accepted */
     uint64_t bell;           /* the doorbell's descriptor is readable */
+    uint64_t foreign;        /* the descriptor of what Python watches itself is readable */
     uint64_t ready;          /* connections with something to receive */
     uint64_t dirty;          /* connections with something to flush, close or forget */
     uint64_t blocked;        /* gate_receive stopped for want of room */
@@ -86,8 +91,9 @@ int64_t gate_open(gate *gate, int fd, uint64_t now_ns);
 /* Receive these bytes as if from the socket; returns the bytes of slots written to destination. */
 int64_t gate_feed(gate *gate, uint32_t number, const uint8_t *bytes, uint64_t length,
                   uint8_t *destination, uint64_t room, uint64_t now_ns);
-/* Route a run of whole slots. 0, or -1: malformed, our bug. */
-int gate_scatter(gate *gate, const uint8_t *run, uint64_t bytes, uint64_t now_ns);
+/* Route a run of whole slots. Returns the bytes routed: all, or up to a slot that is for the peers'
+ * links (RAFT_MESSAGE, PEERS) and so for the caller. -1: malformed, our bug. */
+int64_t gate_scatter(gate *gate, const uint8_t *run, uint64_t bytes, uint64_t now_ns);
 /* Close who is late with HELLO, silent for too long, or has lingered. */
 void gate_expire(gate *gate, uint64_t now_ns);
 /* Close everyone with the reason that the replica stops. */
@@ -99,14 +105,18 @@ int gate_state(gate *gate, uint32_t number);
 
 /* sockets.c */
 
-enum gate_role { GATE_LISTENER = 0, GATE_BELL = 1 };
-/* Watch a descriptor; reported in gate_report.listening (edge) or .bell (level). 0 or -errno. */
+enum gate_role { GATE_LISTENER = 0, GATE_BELL = 1, GATE_FOREIGN = 2 };
+/* Watch a descriptor; reported in gate_report.listening (edge), .bell or .foreign (level). 0 or
+ * -errno. */
 int gate_watch(gate *gate, int fd, int role);
 int gate_unwatch(gate *gate, int fd);
 /* Sleep until something is ready: milliseconds, -1 for ever. Returns events seen, or -errno. */
 int gate_wait(gate *gate, int timeout_ms);
 /* Accept up to `count` connections. Returns how many, or -errno when the system refused. */
 int gate_accept(gate *gate, int listener, int count, uint64_t now_ns);
+/* Take over a connected non-blocking socket of any kind and watch it. Returns its number, or -1:
+ * it is still the caller's. */
+int64_t gate_adopt(gate *gate, int fd, uint64_t now_ns);
 /* Receive once from every ready connection; returns the bytes of slots written. */
 int64_t gate_receive(gate *gate, uint8_t *destination, uint64_t room, uint64_t now_ns);
 /* Send what waits, finish closing. */

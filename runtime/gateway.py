@@ -244,10 +244,8 @@ class Gateway:
         if not ring.peek(SCATTER_BYTES_MAX):
             return 0
         length = ring.length
-        malformed = lib.gate_scatter(
-            self._gate, ffi.cast("uint8_t *", ring.address), length, now_ns
-        )
-        assert malformed == 0, "a process of this replica wrote a malformed slot for the gateway"
+        routed = lib.gate_scatter(self._gate, ffi.cast("uint8_t *", ring.address), length, now_ns)
+        assert routed == length, "a process of this replica wrote a malformed slot for the gateway"
         ring.release(length)
         return length
 

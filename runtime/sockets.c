@@ -91,7 +91,7 @@ int gate_wait(gate *gate, int timeout_ms)
 {
     struct epoll_event events[EVENTS];
     int count = epoll_wait(gate->epoll, events, EVENTS, timeout_ms);
-    gate->report.bell = 0;
+    gate->report.bell = gate->report.foreign = 0;
     if (count < 0)
         return errno == EINTR ? 0 : -errno;
     for (int i = 0; i < count; i++) {
@@ -100,6 +100,8 @@ int gate_wait(gate *gate, int timeout_ms)
             gate->report.listening = 1;
         else if (name == (SPECIAL | GATE_BELL))
             gate->report.bell = 1;
+        else if (name == (SPECIAL | GATE_FOREIGN))
+            gate->report.foreign = 1;
         else
             note_edges(gate, name, events[i].events);
     }
@@ -117,6 +119,23 @@ static int prepare_socket(int fd)
     return setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
 }
 
+int64_t gate_adopt(gate *gate, int fd, uint64_t now_ns)
+{
+    int64_t number = gate_open(gate, fd, now_ns);
+    if (number < 0) {
+        gate->report.turned_away++;
+        return -1;
+    }
+    struct connection *connection = &gate->connections[number];
+    struct epoll_event event = {
+        .events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
+        .data.u64 = (uint64_t)connection->generation << 32 | (uint64_t)number,
+    };
+    if (epoll_ctl(epoll_of(gate), EPOLL_CTL_ADD, fd, &event) != 0)
+        gate_done(gate, connection);
+    return number;
+}
+
 int gate_accept(gate *gate, int listener, int count, uint64_t now_ns)
 {
     for (int accepted = 0; accepted < count; accepted++) {
@@ -128,19 +147,8 @@ int gate_accept(gate *gate, int listener, int count, uint64_t now_ns)
             gate->report.listening = errno != EAGAIN;
             return errno == EAGAIN ? accepted : -errno;
         }
-        int64_t number = prepare_socket(fd) == 0 ? gate_open(gate, fd, now_ns) : -1;
-        if (number < 0) {
-            gate->report.turned_away++;
+        if (prepare_socket(fd) != 0 || gate_adopt(gate, fd, now_ns) < 0)
             close(fd);
-            continue;
-        }
-        struct connection *connection = &gate->connections[number];
-        struct epoll_event event = {
-            .events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
-            .data.u64 = (uint64_t)connection->generation << 32 | (uint64_t)number,
-        };
-        if (epoll_ctl(gate->epoll, EPOLL_CTL_ADD, fd, &event) != 0)
-            gate_done(gate, connection);
     }
     gate->report.listening = 1;
     return count;

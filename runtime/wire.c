@@ -3,7 +3,7 @@
 
 /* Fixed part of each frame a client may send; `exact` ones have nothing behind it. */
 static const struct { uint16_t bytes; uint8_t exact; } CLIENT_FRAMES[WIRE_CONTROL + 1] = {
-    [WIRE_HELLO] = {WIRE_HELLO_BYTES, 1},
+    [WIRE_HELLO] = {WIRE_HELLO_BYTES, 0},
     [WIRE_OPEN] = {WIRE_COMMAND_BYTES, 1},
     [WIRE_COMMAND] = {WIRE_COMMAND_BYTES, 0},
     [WIRE_CLOSE] = {WIRE_COMMAND_BYTES, 1},
@@ -30,6 +30,8 @@ int wire_check(const uint8_t *frame, uint64_t available, uint32_t frame_bytes_ma
         return WIRE_UNKNOWN_TYPE;
     uint32_t fixed = CLIENT_FRAMES[type].bytes;
     if (length < fixed || length > frame_bytes_max || (CLIENT_FRAMES[type].exact && length != fixed))
+        return WIRE_BAD_LENGTH;
+    if (type == WIRE_HELLO && length > WIRE_HELLO_BYTES + WIRE_TOKEN_BYTES_MAX)
         return WIRE_BAD_LENGTH;
     if (available < fixed || type == WIRE_HELLO || type == WIRE_PING)
         return WIRE_FINE;

@@ -38,7 +38,8 @@ enum wire_type {
     WIRE_PONG = 24,
     WIRE_DRAIN = 38,
     WIRE_RAFT_MESSAGE = 41,
-    WIRE_CONTROL = 50          /* an operator's request: COMMAND's layout, numbered like queries */
+    WIRE_CONTROL = 50,         /* an operator's request: COMMAND's layout, numbered like queries */
+    WIRE_PEERS = 54
 };
 
 enum wire_error {
@@ -56,7 +57,8 @@ enum wire_error {
     WIRE_IDLE = 11,
     WIRE_TOO_MANY_CONNECTIONS = 12,
     WIRE_STOPPING = 13,
-    WIRE_OUT_OF_MEMORY = 14
+    WIRE_OUT_OF_MEMORY = 14,
+    WIRE_BAD_TOKEN = 15
 };
 
 enum {
@@ -70,7 +72,8 @@ enum {
     WIRE_SUBSCRIBED_BYTES = 48,
     WIRE_UNSUBSCRIBE_BYTES = 32,
     WIRE_REFUSED_BYTES = 32,
-    WIRE_HELLO_BYTES = 32,
+    WIRE_HELLO_BYTES = 32,     /* then the token, if the client has one */
+    WIRE_TOKEN_BYTES_MAX = 64,
     WIRE_WELCOME_BYTES = 40,
     WIRE_PING_BYTES = 16,
     WIRE_VERSION = 1

@@ -70,7 +70,7 @@ def ping(number: int, kind: int = 8) -> bytes:
 class Gate:
     """The C gate, with connections that have no sockets and a clock that the test sets."""
 
-    def __init__(self, library: Any = lib, **limits: int) -> None:
+    def __init__(self, library: Any = lib, tokens: tuple[bytes, ...] = (), **limits: int) -> None:
         given: dict[str, Any] = {
             "connections_max": 16,
             "sessions_max": 1000,
@@ -81,6 +81,8 @@ class Gate:
             "hello_ns": 1000,
             "idle_ns": 0,
             "linger_ns": 500,
+            "tokens_count": len(tokens),
+            "tokens": [{"length": len(token), "bytes": token} for token in tokens],
             **limits,
         }
         converted = ffi.new("struct gate_limits *", given)
@@ -111,7 +113,7 @@ class Gate:
     def scatter(self, *frames: bytes) -> None:
         """A run from the other side."""
         run = run_of(*frames)
-        assert lib.gate_scatter(self.handle, run, len(run), self.now_ns) == 0
+        assert lib.gate_scatter(self.handle, run, len(run), self.now_ns) == len(run)
 
     def take(self, number: int) -> bytes:
         """What waits to be sent to the connection, as if it was sent now."""

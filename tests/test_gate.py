@@ -1,6 +1,7 @@
 """The gate without sockets: every cut, every room, every route and filter against a model (runtime/gate.h)."""
 
 import random
+import socket
 import struct
 from collections import defaultdict
 
@@ -9,6 +10,7 @@ from gates import (
     CLOSING,
     DONE,
     FREE,
+    GREETING,
     HELLO,
     OPEN,
     WELCOME,
@@ -24,7 +26,7 @@ from gates import (
     unsubscribe,
 )
 
-from leftfold.runtime._wire import lib
+from leftfold.runtime._wire import ffi, lib
 
 
 @pytest.fixture
@@ -386,3 +388,82 @@ def test_random_bytes_never_do_more_than_close_their_connection(rng: random.Rand
         gate.expire()
         gate.flush()
         assert gate.report.connections == 0 or gate.state(number) == OPEN
+
+
+def greeting(token: bytes) -> bytes:
+    return struct.pack("<I", 32 + len(token)) + HELLO[4:] + token
+
+
+def test_where_tokens_are_wanted_a_known_one_opens_and_everything_else_does_not() -> None:
+    tokens = (b"correct horse", b"x" * 64)
+    for token in tokens:
+        gate = Gate(tokens=tokens)
+        number = gate.open(greet=False)
+        assert gate.feed(number, greeting(token)[:40]) == b""
+        assert gate.state(number) == GREETING
+        gate.feed(number, greeting(token)[40:] + ping(1))
+        assert gate.take(number) == WELCOME + ping(1, 24)
+    for token in (b"", b"c", b"correct horsf", b"correct horse\0", b"x" * 63, bytes(13)):
+        gate = Gate(tokens=tokens)
+        number = gate.open(greet=False)
+        gate.feed(number, greeting(token) + request(3, session_id(1), 1))
+        assert gate.error(number) == lib.WIRE_BAD_TOKEN
+
+
+def test_a_token_that_nobody_asked_for_is_passed_over() -> None:
+    gate = Gate()
+    number = gate.open(greet=False)
+    gate.feed(number, greeting(b"token") + ping(1))
+
+    assert gate.take(number) == WELCOME + ping(1, 24)
+
+
+def test_routing_stops_at_what_is_for_the_peers_and_goes_on_behind_it() -> None:
+    gate = Gate()
+    number = gate.open()
+    gate.feed(number, request(3, session_id(1), 1))
+    before, between = reply(session_id(1), 1), reply(session_id(1), 2, b"later")
+    message, peers = struct.pack("<IHHQ", 16, 41, 1, 2), struct.pack("<IHH", 13, 54, 0) + b"{...}"
+    run = run_of(before, message, peers, between)
+
+    routed = lib.gate_scatter(gate.handle, run, len(run), 1)
+    assert run[routed:].startswith(message)
+    assert lib.gate_scatter(gate.handle, run[routed:], len(run) - routed, 1) == 0
+    rest = run_of(between)
+    assert lib.gate_scatter(gate.handle, rest, len(rest), 1) == len(rest)
+    assert gate.take(number) == before + between
+
+
+def test_a_descriptor_of_somebody_else_is_reported_until_it_is_read() -> None:
+    gate = Gate()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert lib.gate_watch(gate.handle, ours.fileno(), lib.GATE_FOREIGN) == 0
+        lib.gate_wait(gate.handle, 0)
+        assert gate.report.foreign == 0
+        theirs.send(b"x")
+        for _ in range(2):
+            lib.gate_wait(gate.handle, 1000)
+            assert gate.report.foreign == 1
+        ours.recv(1)
+        lib.gate_wait(gate.handle, 0)
+        assert gate.report.foreign == 0
+
+
+def test_a_socket_that_was_connected_elsewhere_can_be_taken_over() -> None:
+    gate = Gate()
+    theirs, ours = socket.socketpair()
+    ours.setblocking(False)
+    with theirs:
+        destination = ffi.new("uint8_t[]", 1 << 16)
+        number = lib.gate_adopt(gate.handle, ours.detach(), 1)
+        theirs.sendall(HELLO + ping(5))
+        while gate.report.frames_in < 2:
+            assert lib.gate_wait(gate.handle, 1000) >= 0
+            lib.gate_receive(gate.handle, destination, 1 << 16, 1)
+        lib.gate_flush(gate.handle)
+        assert theirs.recv(1000) == WELCOME + ping(5, 24)
+    while gate.state(number) != FREE:
+        lib.gate_wait(gate.handle, 1000)
+        lib.gate_receive(gate.handle, destination, 1 << 16, 1)
+        gate.flush()

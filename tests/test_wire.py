@@ -212,7 +212,8 @@ def test_every_broken_rule_has_its_own_code() -> None:
     assert check(struct.pack("<IHH", 4097, 3, 0)) == lib.WIRE_BAD_LENGTH
     assert check(struct.pack("<IHH", 0, 3, 0)) == lib.WIRE_BAD_LENGTH
     assert check(struct.pack("<IHH", 41, 2, 0)) == lib.WIRE_BAD_LENGTH
-    assert check(struct.pack("<IHH", 33, 1, 0)) == lib.WIRE_BAD_LENGTH
+    assert check(struct.pack("<IHH", 97, 1, 0)) == lib.WIRE_BAD_LENGTH
+    assert check(struct.pack("<IHH", 31, 1, 0)) == lib.WIRE_BAD_LENGTH
     for kind in (10, 15, 45, 49, 51, 54, 0xFFFF):
         assert check(struct.pack("<IHH", 40, kind, 0)) == lib.WIRE_UNKNOWN_TYPE
     assert check(request(3, bytes(16), 1)) == lib.WIRE_ZERO_SESSION

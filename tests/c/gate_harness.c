@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static uint64_t state;
+static uint64_t state, peers_slots;
 
 static uint64_t draw(uint64_t below)
 {
@@ -21,7 +21,7 @@ static uint32_t make_frame(uint8_t *at)
 {
     static const uint16_t types[] = {2, 3, 3, 3, 4, 5, 6, 6, 7, 8, 50};
     uint16_t type = draw(300) ? types[draw(sizeof types / sizeof *types)] : 1;
-    uint32_t key = (uint32_t)draw(40);
+    uint32_t key = type == 6 && draw(2) ? 0 : (uint32_t)draw(40); /* no key: all events of the type */
     uint32_t length = type == 1 || type == 7 ? 32 : type == 8 ? 16 : type == 6 ? 56 + key
                       : type == 2 || type == 4 ? 40 : 40 + key + (uint32_t)draw(100);
     memset(at, 0, length);
@@ -31,6 +31,8 @@ static uint32_t make_frame(uint8_t *at)
     if (type == 1) {
         memset(at + 8, 0, 16);
         memcpy(at + 24, "leftfold", 8);
+        length = draw(50) ? length : 32 + (uint32_t)draw(80);
+        wire_header(at, length, type, 1);
     } else if (type != 8) {
         memset(at + 8, 0, 16);
         at[8] = (uint8_t)(1 + draw(160));
@@ -52,7 +54,7 @@ static uint32_t make_frame(uint8_t *at)
 
 static uint64_t make_answer(uint8_t *at)
 {
-    static const uint16_t types[] = {17, 17, 17, 18, 19, 19, 20, 21, 22};
+    static const uint16_t types[] = {17, 17, 17, 18, 19, 19, 20, 21, 22, 41, 54};
     uint16_t type = types[draw(sizeof types / sizeof *types)];
     uint32_t length = 48 + (uint32_t)draw(200);
     memset(at, 0, wire_padded(length));
@@ -73,10 +75,12 @@ static void feed(struct gate *gate, uint32_t number, uint8_t *destination)
     static uint8_t bytes[16384];
     uint64_t length = 0;
     if (gate_state(gate, number) == GATE_GREETING && draw(20)) {
-        memset(bytes, 0, 32);
-        wire_header(bytes, 32, WIRE_HELLO, 1);
+        uint32_t token = draw(20) ? gate->limits.tokens[0].length : (uint32_t)draw(80);
+        memset(bytes, 't', 128);
+        memset(bytes + 8, 0, 16);
+        wire_header(bytes, 32 + token, WIRE_HELLO, 1);
         memcpy(bytes + 24, "leftfold", 8);
-        length = 32;
+        length = 32 + token;
     }
     for (uint64_t frames = draw(12); frames > 0; frames--)
         length += make_frame(bytes + length);
@@ -107,6 +111,11 @@ int main(int argc, char **argv)
     };
     static uint8_t destination[65536];
     state = strtoull(argv[argc > 1 ? 1 : 0], NULL, 10) * 2654435761u + 88172645463325252u;
+    limits.tokens_count = (uint32_t)draw(3);
+    for (uint32_t at = 0; at < limits.tokens_count; at++) {
+        limits.tokens[at].length = 1 + (uint32_t)draw(sizeof limits.tokens[at].bytes);
+        memset(limits.tokens[at].bytes, 't', limits.tokens[at].length);
+    }
     struct gate *gate = gate_new(&limits);
     wire_header(limits.welcome, 40, WIRE_WELCOME, 1);
     for (long round = 0; round < atol(argv[2]); round++) {
@@ -120,7 +129,15 @@ int main(int argc, char **argv)
             uint8_t *run = malloc(slots * 256 + 1);
             while (slots-- > 0)
                 bytes += make_answer(run + bytes);
-            gate_scatter(gate, run, bytes, now_ns);
+            for (uint64_t at = 0; at < bytes; at += wire_padded(wire_length(run + at))) {
+                int64_t routed = gate_scatter(gate, run + at, bytes - at, now_ns);
+                if (routed < 0)
+                    break;
+                at += (uint64_t)routed;
+                if (at == bytes)
+                    break;
+                peers_slots++;
+            }
             free(run);
         }
         if (gate->used && draw(4) == 0) {
@@ -138,9 +155,9 @@ int main(int argc, char **argv)
             gate_stop(gate, now_ns);
     }
     struct gate_report *report = gate_report(gate);
-    printf("accepted %lu closed %lu errors %lu slow %lu in %lu out %lu events %lu\n", report->accepted,
+    printf("accepted %lu closed %lu errors %lu slow %lu in %lu out %lu events %lu peers %lu\n", report->accepted,
            report->closed, report->errors, report->slow_readers, report->frames_in, report->frames_out,
-           report->events_out);
+           report->events_out, peers_slots);
     gate_free(gate);
     return 0;
 }
