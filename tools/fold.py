@@ -17,6 +17,7 @@ from ..runtime.errors import OperatorError
 from ..runtime.identity import Identity
 from ..runtime.slots import EntryHeader, padded, slots_of
 from .history import History
+from .progress import progress
 
 Entry = tuple[EntryHeader, memoryview]
 
@@ -42,6 +43,22 @@ def restart_in_environment_of(identity: Identity) -> None:
     os.execve(sys.executable, arguments, environment)
 
 
+def check_index(history: History, index: int) -> None:
+    """Raises OperatorError where the log has no such entry."""
+    if not history.first <= index <= history.last:
+        raise OperatorError(
+            f"There is no entry {index}: the log goes from {history.first} to {history.last}."
+        )
+
+
+def begin(
+    history: History, app: App, index: int, position: MutableSequence[int] | None = None
+) -> Machine:
+    """A machine at `index` or before it, as near as can be had."""
+    del index
+    return new_machine(history, app, position)
+
+
 def new_machine(
     history: History, app: App, position: MutableSequence[int] | None = None
 ) -> Machine:
@@ -61,7 +78,14 @@ def new_machine(
 
 def entries_to(history: History, index: int, ordinal: int | None) -> Iterator[Entry]:
     """The entries up to a place; the last one is cut behind the ordinal."""
-    for entry, body in history.entries(1, index):
+    return entries_between(history, 1, index, ordinal)
+
+
+def entries_between(
+    history: History, first: int, index: int, ordinal: int | None = None
+) -> Iterator[Entry]:
+    """The entries from `first` up to a place; the last one is cut behind the ordinal."""
+    for entry, body in history.entries(first, index):
         if entry.index == index and ordinal is not None and entry.kind == EntryKind.COMMANDS:
             yield entry, cut(body, ordinal)
         else:
@@ -92,9 +116,18 @@ def apply(machine: Machine, entry: EntryHeader, body: memoryview, outputs: Outpu
 
 def fold(history: History, app: App, index: int, ordinal: int | None = None) -> Machine:
     """The machine at a place of the log."""
-    machine = new_machine(history, app)
-    outputs = Outputs()
-    for entry, body in entries_to(history, index, ordinal):
-        apply(machine, entry, body, outputs)
-        outputs.egress.clear()
+    # A snapshot is the state after a whole entry: a place within one needs what is before it.
+    machine = begin(history, app, index if ordinal is None else index - 1)
+    advance_to(machine, history, index, ordinal)
     return machine
+
+
+def advance_to(machine: Machine, history: History, index: int, ordinal: int | None = None) -> None:
+    """Fold on to a place; nobody is answered."""
+    outputs = Outputs()
+    began = machine.state.index
+    with progress("folding", index - began, "entries") as advance:
+        for entry, body in entries_between(history, began + 1, index, ordinal):
+            apply(machine, entry, body, outputs)
+            outputs.egress.clear()
+            advance(entry.index - began)

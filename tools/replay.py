@@ -1,26 +1,29 @@
 """`leftfold replay`: the state at any point of a log, and the debugger in a handler of the past.
 
-The machine is folded in this process, from the beginning, by the code as it is now. Nothing is
-written to the replica's directory, which may be that of a running replica.
+The machine is folded in this process, from the nearest snapshot or the beginning, by the code as it
+is now. Nothing is written to the replica's directory, which may be that of a running replica.
 """
 
 import pdb  # noqa: T100 - the debugger is what this command offers.
 import sys
 from pathlib import Path
 from types import CodeType, FrameType
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from attrs import define, field
+from cyclopts import Parameter
 
 from ..actors import App
 from ..actors.machine import Machine, Outputs
 from ..runtime.discovery import load_app
 from ..runtime.errors import OperatorError
+from .condition import Condition
 from .decoding import Line
-from .fold import apply, entries_to, fold, new_machine, restart_in_environment_of
+from .fold import apply, begin, check_index, entries_between, fold, restart_in_environment_of
 from .history import History, open_history
 from .place import parse_place
+from .until import first_place
 
 
 def replay(
@@ -28,6 +31,8 @@ def replay(
     /,
     *,
     to: str | None = None,
+    until: str | None = None,
+    from_: Annotated[str | None, Parameter(name="--from")] = None,
     app: str | None = None,
     pdb: bool = False,
     json: bool = False,
@@ -40,6 +45,12 @@ def replay(
         The replica's directory; nothing is written to it.
     to
         The last command that is applied: INDEX or INDEX.ORDINAL. Default: the end of the log.
+    until
+        Stop after the first command where this Python expression holds, for example
+        'Account["alice"].cents < 0'. It may name the actors and the messages of the app, and of
+        the command index, ordinal, time_ns, actor, key, message, status, reply and reason.
+    from_
+        With --until: the first command to look at. Default: the first that can be folded.
     app
         Fold with this app, as module:attribute. Default: the one that the directory names.
     pdb
@@ -51,10 +62,14 @@ def replay(
     restart_in_environment_of(history.identity)
     loaded = load_app(app or history.identity.app)
     index, ordinal = parse_place(to) if to else (history.last, None)
-    if not history.first <= index <= history.last:
-        raise OperatorError(
-            f"There is no entry {index}: the log goes from {history.first} to {history.last}."
-        )
+    check_index(history, index)
+    if until is not None:
+        condition = Condition.compile(until, loaded)
+        first, first_ordinal = parse_place(from_) if from_ else (1, None)
+        place = (first, first_ordinal or 0)
+        index, ordinal = first_place(history, loaded, condition, place, index, ordinal)
+    elif from_ is not None:
+        raise OperatorError("--from says where --until begins to look: give --until as well.")
     if pdb:
         machine = _debug(history, loaded, index, ordinal)
         if machine is None:
@@ -137,10 +152,10 @@ class Stop:
 def _debug(history: History, app: App, index: int, ordinal: int | None) -> Machine | None:
     """Fold with the debugger waiting at the place; None when the person quit it."""
     position = [0, 0, 0]
-    machine = new_machine(history, app, position)
+    machine = begin(history, app, index - 1, position)
     stop = Stop(pdb.Pdb(nosigint=True), _codes_of(app), position, index, ordinal)
     outputs = Outputs()
-    for entry, body in entries_to(history, index, ordinal):
+    for entry, body in entries_between(history, machine.state.index + 1, index, ordinal):
         outputs.egress.clear()
         if entry.index != index:
             apply(machine, entry, body, outputs)

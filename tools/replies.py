@@ -20,14 +20,14 @@ from ..runtime.discovery import load_app
 from ..runtime.errors import OperatorError
 from ..runtime.slots import slots_of
 from .decoding import Line, lines_of
-from .fold import apply, new_machine
+from .fold import apply, begin
 from .history import History, open_history
 
 
 def last_places(history: History, count: int) -> set[tuple[int, int]]:
     """(index, ordinal) of the last `count` commands."""
     places: deque[tuple[int, int]] = deque(maxlen=count)
-    for entry, body in history.entries(1, history.last):
+    for entry, body in history.entries(history.first, history.last):
         if entry.kind == EntryKind.COMMANDS:
             for ordinal, (kind, _, _) in enumerate(slots_of(body)):
                 if kind == SlotType.COMMAND:
@@ -37,11 +37,11 @@ def last_places(history: History, count: int) -> set[tuple[int, int]]:
 
 def replies(history: History, app: App, count: int) -> Iterator[Line]:
     """The last commands with what the app answers them."""
-    machine = new_machine(history, app)
-    outputs = Outputs()
     wanted = last_places(history, count)
     indexes = {index for index, _ in wanted}
-    for entry, body in history.entries(1, history.last):
+    outputs = Outputs()
+    machine = begin(history, app, min(indexes, default=history.last + 1) - 1)
+    for entry, body in history.entries(machine.state.index + 1, history.last):
         apply(machine, entry, body, outputs)
         if entry.index in indexes:
             answers = _answers(outputs.egress, app)
