@@ -55,6 +55,8 @@ class SlotType(IntEnum):
     ROOM = 51
     SNAPSHOT_BEGUN = 52
     SNAPSHOT_ENDED = 53
+    PEERS = 54
+    LINK = 55
 
 
 class EntryKind(IntEnum):

@@ -5,10 +5,11 @@ and actors know are in `leftfold.actors.layout`. An ENTRY slot is the same bytes
 the `read` ring and in the `apply` ring.
 """
 
+import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from attrs import frozen
+from attrs import field, frozen
 
 HEADER = struct.Struct("<IHH")
 HEADER_BYTES = HEADER.size
@@ -20,6 +21,7 @@ SNAPSHOT_CHUNK, RESTORE = 39, 40
 RAFT_MESSAGE, TRUNCATE, SKIP, FAILED = 41, 42, 43, 44
 TAKE_SNAPSHOT, SNAPSHOT_STATE, DISCARD, BUILD, CONTROL, ROOM = 46, 47, 48, 49, 50, 51
 SNAPSHOT_BEGUN, SNAPSHOT_ENDED = 52, 53
+PEER, PEERS, LINK = 45, 54, 55
 
 REPLAY = 1
 """Tag of an ENTRY that this replica has from an earlier life: it is applied, and answers nobody."""
@@ -439,3 +441,60 @@ def _pack_text(kind: int, tag: int, text: str) -> bytes:
 
 def _fill(slot: bytes) -> bytes:
     return slot + bytes(-len(slot) % 8)
+
+
+# Between consensus and the gateway, about the other replicas
+
+LINK_DOWN, LINK_UP = range(2)
+"""Whether Raft's messages can go to a replica now: the tag of LINK."""
+
+_LINK = struct.Struct("<IHHQ")
+
+
+@frozen
+class Peers:
+    """Who the other replicas are, as consensus tells the gateway."""
+
+    build: str
+    """The app's build that this replica runs; another one is refused unless `any_build`."""
+    any_build: bool = False
+    addresses: Mapping[int, str] = field(factory=dict[int, str])
+    """Where each member listens for replicas, host:port with a numeric host; itself may be among them."""
+
+
+def pack_peers(peers: Peers) -> bytes:
+    """Consensus tells the gateway whom to be linked with; the slot replaces the one before."""
+    fields = {
+        "build": peers.build,
+        "any_build": peers.any_build,
+        "addresses": {str(replica): address for replica, address in peers.addresses.items()},
+    }
+    return _pack_text(PEERS, 0, json.dumps(fields))
+
+
+def unpack_peers(slot: memoryview) -> Peers:
+    """Read `pack_peers`' slot."""
+    fields = json.loads(bytes(slot[HEADER_BYTES:]))
+    addresses = {int(replica): str(address) for replica, address in fields["addresses"].items()}
+    return Peers(str(fields["build"]), bool(fields["any_build"]), addresses)
+
+
+def pack_link(replica: int, serves: str, *, up: bool) -> bytes:
+    """The gateway tells consensus that a link came up or went down, and where that replica serves clients."""
+    text = serves.encode()
+    tag = LINK_UP if up else LINK_DOWN
+    return _fill(_LINK.pack(_LINK.size + len(text), LINK, tag, replica) + text)
+
+
+def unpack_link(slot: memoryview) -> tuple[int, str]:
+    """(replica, where it serves clients) of a LINK; the tag says up or down."""
+    return _LINK.unpack_from(slot)[3], bytes(slot[_LINK.size :]).decode()
+
+
+# Packets, on the socket between the child that writes a snapshot and the journal
+
+PACKET = struct.Struct("<QII")
+PACKET_DATA, PACKET_END, PACKET_FAILED = 1, 2, 3
+"""u64 index, u32 kind, u32 0; then bytes of the snapshot file in their order, or nothing, or the sentence why not."""
+
+PACKET_BYTES_MAX = 128 * 1024

@@ -113,6 +113,18 @@ def test_texts_and_requests_read_back_as_written() -> None:
     assert slots.unpack_control(_read(slots.pack_control(control))) == control
 
 
+def test_who_the_peers_are_and_how_their_links_stand_read_back_as_written() -> None:
+    for peers in (
+        slots.Peers("a build"),
+        slots.Peers("ä", True, {1: "127.0.0.1:7801", 2**62: "[::1]:7801"}),
+    ):
+        assert slots.unpack_peers(_read(slots.pack_peers(peers))) == peers
+    for up, tag in ((True, slots.LINK_UP), (False, slots.LINK_DOWN)):
+        slot = slots.pack_link(7, "127.0.0.3:7700", up=up)
+        assert next(slots.slots_of(memoryview(slot)))[1] == tag
+        assert slots.unpack_link(_read(slot)) == (7, "127.0.0.3:7700")
+
+
 def test_each_type_has_one_number_in_every_list() -> None:
     """The list that actors and clients see and the one here agree."""
     named = {name: value for name, value in vars(slots).items() if name in SlotType.__members__}
