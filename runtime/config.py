@@ -17,6 +17,14 @@ KIB = 1024
 MIB = 1024 * KIB
 NS_PER_S = 1_000_000_000
 
+SNAPSHOT_LOG_BYTES = 256 * MIB
+"""A snapshot is due when the log behind the last one holds this much (see `snapshot_points`).
+
+It bounds the time of a recovery and the size of the log, and costs one encoding of the state. Replay makes about 40 MB/s
+of the ledger's commands, so that the tail of a recovery takes at most some seven seconds; two snapshots are kept, so that the
+log holds at most about twice this. Half as much would halve both and double how often a second core is busy.
+"""
+
 SLOT_SHARE = 8
 """A slot may fill an eighth of its ring; a ring's capacity follows from its largest slot."""
 
@@ -38,7 +46,7 @@ class TransportLimits:
     read_bytes: int = 8 * MIB
     apply_bytes: int = 8 * MIB
     applied_bytes: int = 64 * KIB
-    snapshot_bytes: int = 4 * MIB
+    snapshot_bytes: int = 64 * KIB
     restore_bytes: int = 4 * MIB
     connections_max: int = 10_240
     sessions_routed_max: int = 262_144
@@ -81,7 +89,7 @@ class TransportLimits:
             read_bytes=32 * KIB,
             apply_bytes=32 * KIB,
             applied_bytes=4 * KIB,
-            snapshot_bytes=8 * KIB,
+            snapshot_bytes=4 * KIB,
             restore_bytes=8 * KIB,
             connection_output_bytes_max=64 * KIB,
         )
@@ -103,6 +111,12 @@ class ReplicaConfig:
     skip: tuple[tuple[int, int], ...] = ()
     retry_parked: bool = False
     accept_clock_step: bool = False
+    accept_build: bool = False
+    snapshot_log_bytes: int = SNAPSHOT_LOG_BYTES
+    snapshot_at_stop: bool = False
+    snapshot_stop_s: float = 600.0
+    disk_bytes_max: int = 0
+    """What journal and snapshots may take together; 0: as much as the disk has."""
     clock_step_s_max: float = 30 * 24 * 3600.0
     wall_offset_s: float = 0.0
     """Added to every reading of the wall clock: how a test, or a rehearsal, moves time."""
@@ -113,6 +127,8 @@ class ReplicaConfig:
                 f"{self.app!r} does not name an app: write module:attribute, "
                 "for example leftfold.actors.ledger:app."
             )
+        if self.snapshot_log_bytes < 1:
+            raise OperatorError("A snapshot needs a log to shorten: choose more than 0 bytes.")
         if not 0 <= self.port <= 65535:
             raise OperatorError(f"Port {self.port} is out of range: choose 0 to 65535.")
 

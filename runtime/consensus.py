@@ -2,7 +2,12 @@
 
 Everything it decides, `leftfold.raft` decided; here is the wiring, the log time, and the admission of commands. All that
 `ingress` holds becomes one entry, whose body this process never looks into. It waits on no ring (I12): a command is
-admitted only with room for it in `persist` and `apply`, and what does not fit stays in `ingress`.
+admitted only with room for it in `persist` and `apply`, and what does not fit stays in `ingress`. While the disk has no
+room, commands are refused, each with the sentence, and queries are answered.
+
+Recovery: the state of the newest snapshot goes from the journal to logic, then the entries behind it, as far as this
+build of the app may replay them (tail.py). When snapshots are taken is snapshot_points.py's to say; when one counts, what
+it makes dispensable is forgotten here and discarded by the journal.
 """
 
 from collections import deque
@@ -11,20 +16,25 @@ from typing import Any
 
 from attrs import define, field
 
-from ..raft import Config, Entry, HardState, Log, Raft, Ready, Role
+from ..raft import TERM_START, Config, Entry, HardState, Log, Raft, Ready, Role
 from ..shm import Consumer, Counters, Producer
 from . import slots
 from .agent import Ends
 from .clock import Clock, LogTime
 from .config import NS_PER_S, ReplicaConfig
+from .controls import Controls
 from .metrics import publish_fill
-from .separation import Separator
+from .separation import Refusal, Separator
+from .snapshot_points import SnapshotPoints
+from .tail import Tail
 
 COMMANDS, TIME, SKIP = 0, 2, 3
 """The kinds of entries that are proposed here; Raft itself opens each term."""
 
 TICK_NS = 50_000_000
 REPORT_NS = 100_000_000
+MAKE_ROOM_AGAIN_NS = 5_000_000_000
+STATUS_TEXT_MAX = 150
 READ_RUN_BYTES = 1024 * 1024
 READ_AHEAD_ENTRIES = 8192
 IN_FLIGHT_ENTRIES_MAX = 32_768
@@ -47,6 +57,10 @@ class Consensus:
     recovered: slots.Recovered | None = field(default=None, init=False)
     log_time: LogTime | None = field(default=None, init=False)
     separator: Separator = field(init=False)
+    controls: Controls = field(init=False)
+    points: SnapshotPoints = field(init=False)
+    tail: Tail = field(init=False)
+    build: str | None = field(default=None, init=False)
     # How far logic was given entries, and how far it may be given them: committed and durable.
     fed: int = field(default=0, init=False)
     feedable: int = field(default=0, init=False)
@@ -67,6 +81,14 @@ class Consensus:
     serving: bool = field(default=False, init=False)
     draining: bool = field(default=False, init=False)
     drained: bool = field(default=False, init=False)
+    settled: bool = field(default=False, init=False)
+    # Until logic has taken its state from the snapshot; who asked for the snapshot that is wanted.
+    restoring: bool = field(default=False, init=False)
+    asker: slots.Control | None = field(default=None, init=False)
+    last_failure: str = field(default="", init=False)
+    # The disk is nearly full: why commands are refused, and when making room is tried again.
+    refusal: Refusal | None = field(default=None, init=False)
+    make_room_ns: int = field(default=0, init=False)
     no_room: bool = field(default=False, init=False)
     persist_bytes: int = field(default=0, init=False)
     writes: deque[tuple[int, int]] = field(factory=deque[tuple[int, int]], init=False)
@@ -80,13 +102,16 @@ class Consensus:
     ingress: Consumer = field(init=False)
     persist: Producer = field(init=False)
     apply: Producer = field(init=False)
+    send: Producer = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.separator = Separator(self.config.limits)
         self.ingress = self.consumers["ingress"]
         self.persist, self.apply = self.producers["persist"], self.producers["apply"]
+        self.send = self.producers["send"]
+        self.controls = Controls(self.send)
         always = tuple(self.consumers[name] for name in ("persisted", "applied", "receive"))
-        room = (self.apply, self.persist)
+        room = (self.apply, self.persist, self.send)
         self.watched_full = (*always, *room)
         self.watched_replay = (*always, *room, self.consumers["read"])
         self.watched_serving = (*always, *room, self.ingress)
@@ -98,6 +123,10 @@ class Consensus:
         if self.recovered is None:
             return done
         done += self._take_persisted() + self._take_applied()
+        if self.build is None:
+            return (
+                done  # No term is opened, and nothing replayed, before logic has said under what.
+            )
         now_ns = self.clock.monotonic_ns()
         if now_ns >= self.next_tick_ns:
             self.raft.tick()
@@ -105,6 +134,9 @@ class Consensus:
             publish_fill(self.counters, self.consumers)
         done += self._take_ingress(now_ns) + self._propose_time(now_ns)
         done += self._carry_out() + self._feed()
+        if self.serving:
+            done += self._make_room(now_ns) + self._take_snapshot(now_ns)
+            done += self._discard() + self.controls.flush()
         self._announce(now_ns)
         return done
 
@@ -118,7 +150,8 @@ class Consensus:
         """Until the next tick, or until an actor's timer is due."""
         now_ns = self.clock.monotonic_ns()
         until_ns = self.next_tick_ns - now_ns
-        if self.deadline_ns is not None and self.log_time is not None and self.serving:
+        held = self.draining or self.refusal is not None  # Then timers wait too.
+        if self.deadline_ns is not None and self.log_time is not None and self.serving and not held:
             until_ns = min(until_ns, self.deadline_ns - self.log_time.at(now_ns))
         return max(until_ns, 0)
 
@@ -130,9 +163,13 @@ class Consensus:
         if not run:
             return 0
         index = durable_bytes = 0
-        for kind, _, slot in slots.slots_of(run):
+        for kind, tag, slot in slots.slots_of(run):
             if kind == slots.PERSISTED:
                 _, index, durable_bytes = slots.unpack_persisted(slot)
+            elif kind == slots.SNAPSHOT_STATE:
+                self._take_snapshot_state(slots.unpack_snapshot_state(slot))
+            elif kind == slots.ROOM:
+                self._take_room(tag, slots.text_of(slot))
             else:
                 assert kind == slots.FAILED, f"persisted carried a slot of type {kind}"
         ring.release(len(run))
@@ -151,8 +188,15 @@ class Consensus:
         run = ring.peek()
         if not run:
             return 0
-        for _, _, slot in slots.slots_of(run):
-            self.applied_index, self.digest, self.deadline_ns = slots.unpack_applied(slot)
+        for kind, _, slot in slots.slots_of(run):
+            if kind == slots.APPLIED:
+                self.applied_index, self.digest, self.deadline_ns = slots.unpack_applied(slot)
+                self.restoring = False
+            elif kind == slots.BUILD:
+                self._take_build(slots.text_of(slot))
+            else:
+                assert kind == slots.SNAPSHOT_STATE, f"applied carried a slot of type {kind}"
+                self._take_snapshot_state(slots.unpack_snapshot_state(slot))
         ring.release(len(run))
         self.raft.applied(self.applied_index)
         self.counters.counters["applied_index"].set(self.applied_index)
@@ -191,13 +235,33 @@ class Consensus:
                 break
             done += length
             index += 1
-            found = slots.unpack_entry(slot).index
-            assert found == index, f"entry {found} was read where {index} was due"
+            entry = slots.unpack_entry(slot)
+            assert entry.index == index, f"entry {entry.index} was read where {index} was due"
+            if index > self.tail.read:
+                self._read_tail(entry, slot)
         if not self.apply.write(run[:done]):
             self.no_room = True
             return 0
         self.fed = index
+        self.points.gave(done)
         return done
+
+    def _read_tail(self, entry: slots.EntryHeader, slot: memoryview) -> None:
+        """Before logic gets it: may this build replay it?"""
+        tail = self.tail
+        if entry.kind == TERM_START:
+            tail.open_term(bytes(slot[slots.ENTRY_HEADER_BYTES :]).decode(errors="replace"))
+        elif not tail.fits and entry.kind in (COMMANDS, TIME):
+            warning = tail.judge(entry.index)
+            if warning:
+                self.report({"warning": warning})
+        tail.read = entry.index
+
+    def _take_build(self, build: str) -> None:
+        assert self.recovered is not None
+        recovered = self.recovered
+        self.build = build
+        self.tail = Tail(build, recovered.snapshot_build, recovered.last, self.config.accept_build)
 
     def _take_ingress(self, now_ns: int) -> int:
         if not self.serving or self.draining:
@@ -218,8 +282,22 @@ class Consensus:
             if self.apply.claim(2 * frame_bytes_max):  # A refusal asks the ring to wake us.
                 self.apply.commit(0)
             return 0
-        separated = self.separator.take(self.ingress, entry_room, query_room)
-        if separated.count:
+        refusable = None
+        if self.refusal is not None:
+            refusable = (self.send.free() // 2) // self.refusal.slot_bytes
+            if not refusable:
+                self.no_room = True
+                if self.send.claim(2 * self.refusal.slot_bytes):
+                    self.send.commit(0)
+                return 0
+        separated = self.separator.take(
+            self.ingress, entry_room, query_room, refusable, controls=self.controls.room
+        )
+        if separated.count and self.refusal is not None:
+            refused = self.send.write(self.refusal.of_each(separated.body, separated.count))
+            assert refused, "room in send was there"
+            self.counters.counters["refused"].add(separated.count)
+        elif separated.count:
             index = self._propose(COMMANDS, separated.body, now_ns)
             self.undurable.append((index, now_ns))
             self.unapplied.append((index, now_ns))
@@ -227,8 +305,129 @@ class Consensus:
             self.counters.histograms["entry_bytes"].record(len(separated.body))
         if separated.queries:
             self._read_index(separated.queries)
+        for _, _, slot in slots.slots_of(memoryview(separated.controls)):
+            self._control(slots.unpack_control(slot))
         self.draining = separated.drain
         return separated.consumed
+
+    # What an operator asks
+
+    def _control(self, control: slots.Control) -> None:
+        match control.operation:
+            case slots.CONTROL_SNAPSHOT:
+                self._snapshot_by_command(control)
+            case slots.CONTROL_STATUS:
+                self.controls.answer(control, self.fed, self._status())
+            case _:
+                why = f"This replica knows no control {control.operation}."
+                self.controls.refuse(control, self.fed, why)
+
+    def _snapshot_by_command(self, control: slots.Control) -> None:
+        points = self.points
+        if points.busy:
+            self.controls.refuse(control, self.fed, "A snapshot is being written already.")
+        elif self.fed == points.taken:
+            self.controls.answer(control, self.fed, {"index": points.taken, "new": False})
+        else:
+            points.want(slots.BY_COMMAND)
+            self.asker = control
+
+    def _status(self) -> dict[str, Any]:
+        points, log = self.points, self.raft.log
+        return {
+            "role": self.raft.role.value,
+            "term": self.raft.term,
+            "build": self.build,
+            "log": {"first": log.first, "last": log.last, "commit": self.raft.commit},
+            "applied": self.applied_index,
+            "digest": self.digest,
+            "snapshot": {
+                "index": points.taken,
+                "file_bytes": points.file_bytes,
+                "running": None if points.running is None else points.running.index,
+                "failure": self.last_failure[:STATUS_TEXT_MAX],
+            },
+            "refusing": ""
+            if self.refusal is None
+            else self.refusal.text.decode()[:STATUS_TEXT_MAX],
+        }
+
+    # Snapshots, and room for the log
+
+    def _take_snapshot(self, now_ns: int) -> int:
+        """Tell logic to write its state, when that is due, behind what it was given."""
+        reason = self.points.due(leads_others=len(self.raft.config.voters) > 1)
+        if reason is None or self.restoring:
+            return 0
+        term = self.raft.log.term_at(self.fed)
+        assert term is not None
+        asked = slots.TakeSnapshot(self.fed, term, reason)
+        if not self.apply.write(slots.pack_take_snapshot(asked)):
+            return 0
+        self.points.begun(asked, now_ns)
+        if self.asker is not None:
+            self.controls.answer(self.asker, self.fed, {"index": self.fed, "new": True})
+            self.asker = None
+        self.report({"snapshotting": self.fed})
+        return 1
+
+    def _take_snapshot_state(self, state: slots.SnapshotState) -> None:
+        asked = self.points.ended(state)
+        if asked is None:
+            return
+        if state.tag != slots.VERIFIED:
+            self.last_failure = state.why
+            self.report(
+                {
+                    "warning": f"There is no snapshot of entry {state.index}: {state.why}. The log is kept and service "
+                    "goes on; it will be tried again."
+                }
+            )
+            return
+        self.last_failure = ""
+        self.counters.counters["snapshot_index"].set(state.index)
+        seconds = (self.clock.monotonic_ns() - self.points.began_ns) / NS_PER_S
+        self.report({"snapshot": state.index, "bytes": state.file_bytes, "seconds": seconds})
+
+    def _discard(self) -> int:
+        """Forget what no snapshot needs any more: here, and on disk."""
+        keep_from = min(self.points.keep_from, self.fed + 1)
+        if keep_from <= self.raft.log.first or self.persist.free() < 4 * ENTRY_OVERHEAD_BYTES:
+            return 0
+        self._write_persist(slots.pack_discard(keep_from))
+        self.raft.log.compact(keep_from)
+        self.counters.counters["log_first_index"].set(keep_from)
+        return 1
+
+    def _take_room(self, tag: int, sentence: str) -> None:
+        if tag == slots.ROOM_LOW:
+            if self.refusal is None:
+                self.report({"warning": sentence})
+            self.refusal = Refusal.of(slots.REFUSED_DISK_FULL, sentence, self.send.slot_bytes_max)
+        elif self.refusal is not None:
+            self.refusal = None
+            self.report({"warning": "There is room on disk again; commands are accepted."})
+
+    def _make_room(self, now_ns: int) -> int:
+        """The disk is low: two snapshots behind everything leave the least log.
+
+        The log is kept from the older of two snapshots on. So when nothing was written since the newest, and it still
+        keeps much of the log alive, an entry with nothing but the time gives the next one an index of its own.
+        """
+        points = self.points
+        if self.refusal is None or self.draining or points.busy or now_ns < self.make_room_ns:
+            return 0
+        if not self._is_quiet() or self.applied_index < self.fed:
+            return 0
+        if self.fed > points.taken:
+            self.make_room_ns = now_ns + MAKE_ROOM_AGAIN_NS
+            points.want(slots.BY_SCHEDULE)
+        elif self.raft.log.first < points.taken:
+            self._propose(TIME, b"", now_ns)
+            self.make_room_ns = 0
+        else:
+            return 0
+        return 1
 
     # What is proposed
 
@@ -247,6 +446,7 @@ class Consensus:
             or self.log_time is None
             or not self.serving
             or self.draining
+            or self.refusal is not None
             or self.time_entry > self.applied_index
             or self.deadline_ns > self.log_time.at(now_ns)
             or self.persist.free() < 4 * ENTRY_OVERHEAD_BYTES
@@ -281,9 +481,21 @@ class Consensus:
             recovered.last_time_ns,
         )
         hard_state = HardState(recovered.term, recovered.voted_for, recovered.commit)
-        self.raft = Raft(config, hard_state, log)
+        snapshot = recovered.snapshot_index
+        applied = snapshot or recovered.first - 1
+        self.raft = Raft(config, hard_state, log, applied)
         self.recovered = recovered
-        self.fed = self.asked_through = self.applied_index = recovered.first - 1
+        self.fed = self.asked_through = self.applied_index = applied
+        self.points = SnapshotPoints(self.config.snapshot_log_bytes, snapshot)
+        self.counters.counters["snapshot_index"].set(snapshot)
+        self.counters.counters["log_first_index"].set(recovered.first)
+        if snapshot:
+            # Before any entry, on both rings; both are empty.
+            self.restoring = self.apply.write(
+                slots.pack_restore(snapshot, recovered.snapshot_bytes)
+            )
+            assert self.restoring
+            self._write_persist(slots.pack_restore(snapshot))
 
     def _carry_out(self) -> int:
         done = 0
@@ -311,8 +523,10 @@ class Consensus:
             accept_step=self.config.accept_clock_step,
         )
         now_ns = self.clock.monotonic_ns()
-        self.serve_from = self.raft.start_term(self.log_time.at(now_ns))
-        self.unfed_bytes += ENTRY_OVERHEAD_BYTES
+        assert self.build is not None
+        body = self.build.encode()
+        self.serve_from = self.raft.start_term(self.log_time.at(now_ns), body)
+        self.unfed_bytes += len(body) + ENTRY_OVERHEAD_BYTES
         for place in self.config.skip:
             self.serve_from = self._propose(SKIP, slots.pack_skip_body(*place), now_ns)
 
@@ -354,6 +568,8 @@ class Consensus:
             done += 1
         if self.draining and not self.drained and self._is_quiet():
             self.drained = self.apply.write(slots.pack_drain())
+            if self.drained and self.config.snapshot_at_stop and self.fed > self.points.taken:
+                self.points.want(slots.AT_STOP)
             done += 1
         return done
 
@@ -377,6 +593,7 @@ class Consensus:
             if not self.apply.write(_entry_slot(entry, tag)):
                 break
             self.fed = entry.index
+            self.points.gave(len(entry.body) + ENTRY_OVERHEAD_BYTES)
             self.unfed_bytes = max(0, self.unfed_bytes - len(entry.body) - ENTRY_OVERHEAD_BYTES)
             done += 1
         return done
@@ -400,7 +617,10 @@ class Consensus:
         return self.fed == self.raft.log.last and not self.readable and not self.queries
 
     def _announce(self, now_ns: int) -> None:
-        if self.serving or self.recovered is None:
+        if self.drained and not self.settled and not self.points.busy:
+            self.settled = True  # Nothing is on its way any more: the journal may close.
+            self.report({"settled": self.fed})
+        if self.serving or self.recovered is None or self.restoring:
             return
         if self.serve_from is not None and self.applied_index >= self.serve_from:
             self.serving = True

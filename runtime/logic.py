@@ -3,20 +3,30 @@
 It sees committed entries only, in index order, each once (I5). It reads no clock and does no I/O but through its rings
 (I3; its own figures are timed here, and no reading reaches an actor). It may wait on egress and applied, and on nothing else (I12). Entries marked REPLAY change the state and the
 digest and write no egress: they were answered in an earlier life, and who was not asks again.
+
+Its state may be written and replaced. TAKE_SNAPSHOT forks a child that writes it as it is at that entry, while logic goes
+on (snapshot_child.py). RESTORE takes it from the `restore` ring, for as long as that takes, before anything that follows.
 """
 
 import gc
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from attrs import define, field
 
+from ..actors.errors import ActorsError
 from ..actors.machine import Machine, Outputs
 from ..shm import Consumer, Counters, Doorbell, Producer, monotonic_ns
 from . import slots
 from .agent import Ends
+from .errors import OperatorError
 from .position import APPLYING, IDLE, QUERYING, RUNNING, Position
+from .snapshot_child import SnapshotChild
 
 APPLY_RUN_BYTES = 512 * 1024
 COLLECT_EVERY_BYTES = 16 * 1024 * 1024
+RESTORE_RUN_BYTES = 1024 * 1024
+REPORT_NS = 100_000_000
 PARK_NS = 100_000_000
 
 
@@ -25,22 +35,35 @@ class Logic:
     """Process 4. Committed entries in, replies and events out."""
 
     machine: Machine
+    build: str
+    rebuild: Callable[[Iterable[bytes]], Machine]
+    """Makes the machine that wrote a snapshot, from its content."""
+    child: SnapshotChild
     position: Position
     apply: Consumer
+    restore: Consumer
     egress: Producer
     applied: Producer
+    snapshot: Producer
     doorbell: Doorbell
     counters: Counters
+    report: Callable[[dict[str, Any]], None]
     outputs: Outputs = field(factory=Outputs, init=False)
     uncollected_bytes: int = field(default=0, init=False)
     replaying: bool = field(default=True, init=False)
+    skips: list[tuple[int, int]] = field(factory=list[tuple[int, int]], init=False)
     watched: Ends = field(init=False)
+    watched_restoring: Ends = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.watched = (self.apply,)
+        self.watched_restoring = (self.restore,)
+        self._write(self.applied, slots.pack_build(self.build))
 
     def work(self) -> int:
         """Apply one run of the ring, entry by entry."""
+        if self.child.pid:
+            self._ask_after_the_child()
         run = self.apply.peek(APPLY_RUN_BYTES)
         if not run:
             return 0
@@ -55,7 +78,13 @@ class Logic:
             elif kind == slots.SUBSCRIBE:
                 self._write(self.egress, self.machine.subscribe(slot))
             elif kind == slots.SKIP:
-                self.machine.skip(*slots.unpack_skip(slot))
+                self.skips.append(slots.unpack_skip(slot))
+                self.machine.skip(*self.skips[-1])
+            elif kind == slots.TAKE_SNAPSHOT:
+                self._take_snapshot(slots.unpack_take_snapshot(slot))
+            elif kind == slots.RESTORE:
+                self._restore(*slots.unpack_restore(slot))
+                last_index = self.machine.state.index
             elif kind == slots.DRAIN:
                 self._write(self.egress, slots.pack_drain())
             else:
@@ -109,6 +138,68 @@ class Logic:
         answer = self.machine.query(slot, self.machine.state.index)
         words[RUNNING] = IDLE
         self._write(self.egress, answer)
+
+    # Snapshots
+
+    def _take_snapshot(self, asked: slots.TakeSnapshot) -> None:
+        """Fork the child, or say at once why there will be no snapshot."""
+        gc.freeze()  # No collection of ours walks, and so copies, what the child shares with us.
+        began_ns = monotonic_ns()
+        why = self.child.begin(self.machine, asked, self._tell_journal)
+        if why is None:
+            self.counters.histograms["fork_ns"].record(monotonic_ns() - began_ns)
+            self.counters.counters["snapshots"].add()
+            return
+        state = slots.SnapshotState(asked.index, 0, 0, why, slots.NOT_TAKEN)
+        self._write(self.applied, slots.pack_snapshot_state(state))
+
+    def _tell_journal(self, slot: bytes) -> None:
+        self._write(self.snapshot, slot)
+
+    def _ask_after_the_child(self) -> None:
+        status = self.child.ended()
+        if status is not None:
+            self._tell_journal(slots.pack_snapshot_ended(self.child.index, status))
+
+    def _restore(self, index: int, content_bytes: int) -> None:
+        """Take the state of `index` from the journal. Raises OperatorError if this code cannot."""
+        try:
+            machine = self.rebuild(self._content(index, content_bytes))
+        except ActorsError as refused:
+            raise OperatorError(
+                f"This code cannot take up the snapshot of entry {index}: {refused}. Nothing was "
+                "changed: start the code that wrote it, or mend this one."
+            ) from refused
+        assert machine.state.index == index, f"{machine.state.index} was restored for {index}"
+        self.machine = machine
+        for place in self.skips:
+            machine.skip(*place)
+        gc.freeze()  # All of it will live long.
+
+    def _content(self, index: int, content_bytes: int) -> Iterator[bytes]:
+        """The snapshot's content as it comes; what the journal has not sent yet is waited for."""
+        done = 0
+        report_ns = monotonic_ns()
+        last = False
+        while not last:
+            run = self.restore.peek(RESTORE_RUN_BYTES)
+            if not run:
+                self.doorbell.wait(self.watched_restoring, 0, PARK_NS)
+                continue
+            contents: list[bytes] = []
+            for kind, tag, slot in slots.slots_of(run):
+                assert kind == slots.SNAPSHOT_CHUNK and not last
+                contents.append(bytes(slots.chunk_content(slot)))
+                last = bool(tag & slots.LAST_CHUNK)
+            self.restore.release(len(run))
+            for content in contents:
+                yield content
+                done += len(content)
+            if last or monotonic_ns() >= report_ns:
+                report_ns = monotonic_ns() + REPORT_NS
+                self.report({"restored": done, "of": content_bytes, "index": index})
+
+    # The collector
 
     def _settle(self) -> None:
         """What replay built will live long: keep the collector from walking it again and again."""

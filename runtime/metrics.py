@@ -9,16 +9,23 @@ from .topology import CONSENSUS, GATEWAY, JOURNAL, LOGIC, PROCESSES, rings_of
 _SCHEMAS = {
     GATEWAY: gateway.SCHEMA,
     CONSENSUS: Schema(
-        counters=("commands", "entries", "commit_index", "applied_index", "term"),
+        counters=(
+            *("commands", "refused", "entries", "commit_index", "applied_index", "term"),
+            *("snapshot_index", "log_first_index"),
+        ),
         histograms=("sequenced_to_durable_ns", "sequenced_to_applied_ns", "entry_bytes"),
     ),
     JOURNAL: Schema(
-        counters=("batches", "bytes", "syncs", "durable_index", "segments"),
+        counters=(
+            *("batches", "bytes", "syncs", "durable_index", "segments"),
+            # What journal and snapshots take on disk; how much of the snapshot that is being written is there.
+            *("disk_bytes", "snapshot_written_bytes"),
+        ),
         histograms=("write_ns", "fsync_ns", "batch_bytes"),
     ),
     LOGIC: Schema(
-        counters=("entries", "applied_index", "waits_for_space"),
-        histograms=("apply_ns",),
+        counters=("entries", "applied_index", "waits_for_space", "snapshots"),
+        histograms=("apply_ns", "fork_ns"),
     ),
 }
 

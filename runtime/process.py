@@ -10,9 +10,10 @@ import gc
 import json
 import os
 import signal
+import socket
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -41,6 +42,8 @@ class Handed:
     reports: int
     eventfd: int
     port: int
+    snapshot_socket: int
+    """One end of the socket between logic's children and the journal; -1 for the others."""
 
     def report(self, facts: dict[str, Any]) -> None:
         """Tell the supervisor something: one line of JSON."""
@@ -64,6 +67,7 @@ def main() -> int:
         given["reports"],
         given["eventfd"],
         given["port"],
+        given["snapshot_socket"],
     )
     try:
         return RUN[role](handed)
@@ -169,31 +173,45 @@ def _run_journal(handed: Handed) -> int:
 
 def _run_logic(handed: Handed) -> int:
     from ..actors.machine import Machine
+    from .build import build_of
     from .discovery import load_app
     from .logic import Logic
     from .position import Position
+    from .snapshot_child import SnapshotChild
 
     directory = handed.config.directory
     app = load_app(handed.config.app, Path(handed.config.app_directory))
+    build = build_of(app)
     stacks = (directory / "overrun.txt").open("a")
     faulthandler.register(signal.SIGUSR1, stacks)
     position = Position.open(directory / "position")
-    machine = Machine(
-        app,
-        Limits(**handed.identity.limits),
-        handed.identity.hash_seed,
-        position=position.words,
-    )
+    limits, seed = Limits(**handed.identity.limits), handed.identity.hash_seed
+
+    def rebuild(content: Iterable[bytes]) -> Machine:
+        return Machine.restore(app, limits, seed, content, position=position.words)
+
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)  # It ends a wait: see SnapshotChild.
     gc.disable()  # Collected between entries, never inside a handler.
     attachment, counters = _attach(handed, LOGIC)
     shell = Logic(
-        machine,
+        Machine(app, limits, seed, position=position.words),
+        build,
+        rebuild,
+        SnapshotChild(
+            socket.socket(fileno=handed.snapshot_socket),
+            handed.identity,
+            build,
+            f"leftfold: snapshot {directory}",
+        ),
         position,
         attachment.consumers["apply"],
+        attachment.consumers["restore"],
         attachment.producers["egress"],
         attachment.producers["applied"],
+        attachment.producers["snapshot"],
         attachment.bell,
         counters,
+        handed.report,
     )
     agent.run(shell, attachment.bell, handed.config.spin_ns, _never)
     return 0

@@ -7,6 +7,9 @@ is scratch (I11). It has no name any more once all four are attached, so nothing
 A process that reports a sentence (a failed fsync, a full disk, a port in use) ends the replica, without a new start.
 A command that ends the logic process three times parks the replica. Everything the supervisor knows is in
 `replica.json`, replaced atomically.
+
+To stop is to drain: what was accepted is answered, then logic's state is written as a snapshot, so that the next start
+replays nothing, then the journal marks its end. A second signal, or too long a time, leaves out the rest: the log has it.
 """
 
 import contextlib
@@ -14,6 +17,7 @@ import json
 import os
 import selectors
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -31,11 +35,13 @@ from .config import ReplicaConfig
 from .errors import OperatorError
 from .identity import Identity, lock_directory, new_identity, open_identity
 from .memory import Memory, remove_leftovers
+from .pace import Pace
 from .position import Position
 from .topology import GATEWAY, JOURNAL, LOGIC, PROCESSES
 
 Observer = Callable[[str, dict[str, Any]], None]
-"""Told of every step: (event, facts). Events: starting, replaying, ready, died, overrun, draining, stopped."""
+"""Told of every step: (event, facts). Events: starting, restoring, replaying, ready, snapshot, warning, died, overrun,
+draining, snapshotting, parked, stopped."""
 
 WATCH_S = 0.1
 KILL_WAIT_S = 10.0
@@ -75,6 +81,10 @@ class Supervisor:
     state: str = field(default="starting", init=False)
     failure: str | None = field(default=None, init=False)
     served: bool = field(default=False, init=False)
+    settled: bool = field(default=False, init=False)
+    """Drained, and no snapshot is on its way: the journal may close."""
+    snapshotting: int = field(default=0, init=False)
+    pace: Pace = field(factory=Pace, init=False)
     lock: int = field(default=-1, init=False)
     position: Position = field(init=False)
     memory: Memory | None = field(default=None, init=False)
@@ -108,7 +118,7 @@ class Supervisor:
         restarts = 0
         while True:
             self.generation += 1
-            self.served = False
+            self.served = self.settled = False
             try:
                 self._start(identity)
                 died = self._watch()
@@ -140,10 +150,14 @@ class Supervisor:
         self.observer("starting", {"generation": self.generation})
         self.position.clear()
         self.memory = Memory.create(self.config, self.generation)
-        for name in PROCESSES:
-            self.children[name] = self._spawn(name, identity)
+        self.pace = Pace()
+        logic, journal = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with logic, journal:
+            ends = {LOGIC: logic.fileno(), JOURNAL: journal.fileno()}
+            for name in PROCESSES:
+                self.children[name] = self._spawn(name, identity, ends.get(name, -1))
 
-    def _spawn(self, name: str, identity: Identity) -> Child:
+    def _spawn(self, name: str, identity: Identity, snapshot_socket: int) -> Child:
         assert self.memory is not None
         reading, writing = os.pipe()
         os.set_inheritable(writing, True)
@@ -153,13 +167,15 @@ class Supervisor:
             "reports": writing,
             "eventfd": self.memory.eventfd,
             "port": self.address[1] if self.address else self.config.port,
+            "snapshot_socket": snapshot_socket,
             "supervisor": os.getpid(),
         }
+        passed = (writing, self.lock, self.memory.eventfd)
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "leftfold.runtime.process", name],
             env=_clean_environment(identity.hash_seed) | {"LEFTFOLD_PROCESS": json.dumps(handed)},
             stdin=subprocess.DEVNULL,
-            pass_fds=(writing, self.lock, self.memory.eventfd),
+            pass_fds=passed if snapshot_socket < 0 else (*passed, snapshot_socket),
             start_new_session=True,
         )
         os.close(writing)
@@ -173,7 +189,7 @@ class Supervisor:
 
     def _watch(self) -> str | None:
         """Serve until a process ends unasked (its name), or all has drained (None)."""
-        draining = False
+        draining = drained = False
         stuck: tuple[int, int] | None = None
         stuck_since = 0.0
         named: tuple[int, int] | None = None
@@ -190,12 +206,17 @@ class Supervisor:
                     self._read_reports(child)
                     child.process.wait()
                     if child.name == GATEWAY and child.process.returncode == 0:
-                        self._close_journal()
-                        return None
+                        drained = True
+                        deadline = time.monotonic() + self.config.snapshot_stop_s
+                        self.selector.unregister(child.pidfd)
+                        continue
                     self.observer(
                         "died", {"process": child.name, "status": child.process.returncode}
                     )
                     return child.name
+            if drained and self.settled:
+                self._close_journal()
+                return None
             now = time.monotonic()
             if self.stopping and not self.served:
                 return None  # Nobody was promised anything yet.
@@ -207,6 +228,8 @@ class Supervisor:
                 self.children[GATEWAY].process.send_signal(signal.SIGTERM)
             if draining and (self.hurry or now > deadline):
                 return None
+            if drained and self.snapshotting:
+                self._tell_snapshotting()
             where = self.position.running()
             if where != stuck:
                 stuck, stuck_since = where, now
@@ -218,6 +241,14 @@ class Supervisor:
             ):
                 named = where
                 self._name_overrun()
+
+    def _tell_snapshotting(self) -> None:
+        """Nobody is served any more: how far the last snapshot is, is all that a person waits for."""
+        if self.state != "snapshotting":
+            self._publish("snapshotting", index=self.snapshotting)
+        found = Counters.read(self.config.directory / "counters")[JOURNAL].counters
+        written = found["snapshot_written_bytes"]
+        self.observer("snapshotting", {"index": self.snapshotting, "bytes": written})
 
     def _close_journal(self) -> None:
         """Drained: let the journal mark its end; then there is nothing left to lose."""
@@ -250,8 +281,22 @@ class Supervisor:
             case {"listening": [str(host), int(port)]}:
                 self.address = (host, port)
             case {"replayed": applied, "of": last}:
-                self.state = "replaying"
-                self.observer("replaying", {"applied": applied, "last": last})
+                if self.state != "replaying":
+                    self.state, self.pace = "replaying", Pace()
+                pace = self.pace.facts(applied, last)
+                self.observer("replaying", {"applied": applied, "last": last, **pace})
+            case {"restored": done, "of": of, "index": index}:
+                self.state = "restoring"
+                pace = self.pace.facts(done, of)
+                self.observer("restoring", {"index": index, "bytes": done, "of": of, **pace})
+            case {"snapshotting": index}:
+                self.snapshotting = index
+            case {"snapshot": index, "bytes": size, "seconds": seconds}:
+                self.snapshotting = 0
+                facts = {"index": index, "bytes": size, "seconds": round(seconds, 3)}
+                self.observer("snapshot", facts)
+            case {"settled": _}:
+                self.settled = True
             case {"ready": facts}:
                 self.served = True
                 crashes.note_ready(self.config.directory)

@@ -32,19 +32,19 @@ class RingRow:
 
 
 RINGS = (
-    RingRow("ingress", GATEWAY, CONSENSUS, False, "commands, session openings, queries, drain"),
+    RingRow("ingress", GATEWAY, CONSENSUS, False, "commands, openings, queries, controls, drain"),
     RingRow("egress", LOGIC, GATEWAY, True, "replies, answers, events, drain"),
     RingRow("receive", GATEWAY, CONSENSUS, False, "Raft messages from peers"),
-    RingRow("send", CONSENSUS, GATEWAY, False, "Raft messages to peers, refusals"),
+    RingRow("send", CONSENSUS, GATEWAY, False, "Raft messages, refusals, answers to controls"),
     RingRow("bulk_receive", GATEWAY, CONSENSUS, False, "snapshot chunks, catch-up entries"),
     RingRow("bulk_send", CONSENSUS, GATEWAY, False, "snapshot chunks, catch-up entries"),
-    RingRow("persist", CONSENSUS, JOURNAL, False, "entries, hard state, truncation, read requests"),
-    RingRow("persisted", JOURNAL, CONSENSUS, True, "durable (term, index), failures"),
+    RingRow("persist", CONSENSUS, JOURNAL, False, "entries, hard state, truncation, requests"),
+    RingRow("persisted", JOURNAL, CONSENSUS, True, "durable (term, index), snapshots, room"),
     RingRow("read", JOURNAL, CONSENSUS, True, "recovered state, entries asked for"),
-    RingRow("apply", CONSENSUS, LOGIC, False, "committed entries, queries, skips, drain"),
-    RingRow("applied", LOGIC, CONSENSUS, True, "index, digest, next deadline"),
-    RingRow("snapshot", LOGIC, JOURNAL, True, "snapshot chunks"),
-    RingRow("restore", JOURNAL, LOGIC, False, "snapshot chunks"),
+    RingRow("apply", CONSENSUS, LOGIC, False, "committed entries, queries, skips, requests, drain"),
+    RingRow("applied", LOGIC, CONSENSUS, True, "build, index, digest, next deadline"),
+    RingRow("snapshot", LOGIC, JOURNAL, True, "that a child writes a snapshot, how it ended"),
+    RingRow("restore", JOURNAL, LOGIC, False, "the content of a snapshot"),
 )
 
 

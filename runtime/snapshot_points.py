@@ -1,0 +1,72 @@
+"""When a snapshot is taken, and what may go once it counts: consensus's part in keeping the log short.
+
+A point is chosen by the log alone: so many bytes of entries behind the last snapshot. No clock is in it, and replicas that
+lead nothing come first: the leader of several waits for half as much again, so that it does not fork while all of them do.
+A state that is larger than that many bytes of log stretches the distance to its own size; so snapshots never
+write more to the disk than the log does.
+
+One snapshot at a time, from the request until the journal has verified it or said why not. One that failed is not tried
+again before another such distance, since what failed will mostly fail again, and costs a fork each time.
+"""
+
+from attrs import define, field
+
+from . import slots
+
+LEADER_SHARE = 1.5
+
+
+@define
+class SnapshotPoints:
+    """What is known of the snapshots, and when the next is due."""
+
+    log_bytes: int
+    taken: int = 0
+    """The index of the newest snapshot that counts; 0 if there is none."""
+    file_bytes: int = 0
+    keep_from: int = 0
+    """The first entry that a snapshot still needs; 0: all are needed."""
+    running: slots.TakeSnapshot | None = field(default=None, init=False)
+    wanted: int | None = field(default=None, init=False)
+    """Why one was asked for beside the schedule."""
+    since_bytes: int = field(default=0, init=False)
+    """What logic was given since the last point, failed ones included."""
+    began_ns: int = field(default=0, init=False)
+
+    def gave(self, entry_bytes: int) -> None:
+        """Logic was given that much more of the log."""
+        self.since_bytes += entry_bytes
+
+    @property
+    def busy(self) -> bool:
+        """Whether one is being written, or will be at the next occasion."""
+        return self.running is not None or self.wanted is not None
+
+    def want(self, reason: int) -> None:
+        """Ask for one, at the next occasion."""
+        self.wanted = reason
+
+    def due(self, *, leads_others: bool) -> int | None:
+        """Why a snapshot is to be taken now; None if none is."""
+        if self.running is not None:
+            return None
+        if self.wanted is not None:
+            return self.wanted
+        distance = self.log_bytes * (LEADER_SHARE if leads_others else 1.0)
+        return slots.BY_SCHEDULE if self.since_bytes >= max(distance, self.file_bytes) else None
+
+    def begun(self, asked: slots.TakeSnapshot, now_ns: int) -> None:
+        """Logic has been told."""
+        self.running, self.wanted = asked, None
+        self.since_bytes, self.began_ns = 0, now_ns
+
+    def ended(self, state: slots.SnapshotState) -> slots.TakeSnapshot | None:
+        """What became of a snapshot: what was asked for, or None if that was not asked for here."""
+        asked = self.running
+        if asked is None or asked.index != state.index:
+            return None
+        self.running = None
+        if state.tag == slots.VERIFIED:
+            self.taken, self.file_bytes = state.index, state.file_bytes
+            self.keep_from = max(self.keep_from, state.keep_from)
+        return asked
