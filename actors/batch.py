@@ -5,9 +5,9 @@ piece before, and a piece that became too large is halved. So the same items in 
 always cut in the same places, whatever process they are in and whatever was there before.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 COUNT_FIRST = 256
 COUNT_MAX = 4_096
@@ -21,29 +21,32 @@ class Piece(Protocol):
     payload: bytes
 
 
-T = TypeVar("T")
 P = TypeVar("P", bound=Piece)
+Column = list[Any]
 
 
-def cut(items: Iterable[T], encode: Callable[[list[T]], P]) -> Iterator[P]:
-    """The pieces, in order. Only a single item can be longer than BYTES_MAX."""
-    rest = iter(items)
+def cut(columns: Sequence[Iterable[Any]], encode: Callable[..., P]) -> Iterator[P]:
+    """The pieces, in order: `encode` gets a run of each column, all of one length.
+
+    Only a single item can be longer than BYTES_MAX.
+    """
+    rest = [iter(column) for column in columns]
     count = COUNT_FIRST
-    while batch := list(islice(rest, count)):
+    while (batch := [list(islice(column, count)) for column in rest])[0]:
         size = 0
         for piece in halved(batch, encode):
             yield piece
             size += len(piece.payload)
-        fitting = BYTES_GOAL * len(batch) // size
+        fitting = BYTES_GOAL * len(batch[0]) // size
         count = max(1, min(COUNT_MAX, 4 * count, fitting))
 
 
-def halved(batch: list[T], encode: Callable[[list[T]], P]) -> Iterator[P]:
+def halved(batch: list[Column], encode: Callable[..., P]) -> Iterator[P]:
     """One piece; or several, if it would be too large."""
-    piece = encode(batch)
-    if len(piece.payload) <= BYTES_MAX or len(batch) == 1:
+    piece = encode(*batch)
+    middle = len(batch[0]) // 2
+    if len(piece.payload) <= BYTES_MAX or not middle:
         yield piece
         return
-    middle = len(batch) // 2
-    yield from halved(batch[:middle], encode)
-    yield from halved(batch[middle:], encode)
+    yield from halved([column[:middle] for column in batch], encode)
+    yield from halved([column[middle:] for column in batch], encode)

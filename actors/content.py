@@ -5,7 +5,7 @@
     HEADER       u32 format, then a msgpack map: `Header`
     ACTORS       many actors of one type: `ACTORS`, a msgpack array of keys, one of states
     PART         items of a large dict or list of an actor in the ACTORS record before: `PART`, the
-                 key, the path of the field, a msgpack map or array
+                 actor's key, the path of the field, a msgpack array of keys, one of values
     QUARANTINES  a msgpack array of `Quarantined`
     SESSIONS     a msgpack array of (id, last, floor, active_ns, replies)
     TIMERS       a msgpack array of `Timer`
@@ -42,8 +42,8 @@ LENGTH_AND_KIND = Struct("<IB")
 FORMAT_NUMBER = Struct("<I")
 # actor type, version of the states, actors, bytes of the keys
 ACTORS = Struct("<HHII")
-# actor type, version of the state, items, bytes of the key, bytes of the path
-PART = Struct("<HHIHH")
+# actor type, version of the state, items, bytes of the actor's key, of the path, of the keys
+PART = Struct("<HHIHHI")
 
 
 class Kind(IntEnum):

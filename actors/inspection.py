@@ -52,10 +52,9 @@ def inspect(app: App, state: State, name: str, key: bytes, bytes_max: int) -> An
     instance = state.actors.get(actor.id, {}).get(key)
     if instance is None:
         return _no_such_actor(f"no command has reached {actor.name} {shown!r}")
-    for place in StoredType(actor).cuts:
+    for place, held in StoredType(actor).large(instance):
         # Told without a walk over a million items, for which every client would wait.
-        if (held := place.container(instance)) is not None:
-            return _too_large(f"{actor.name} {shown!r} holds {len(held)} items in {place.path}")
+        return _too_large(f"{actor.name} {shown!r} holds {len(held)} items in {place.path}")
     body = msgspec.json.encode(describe(actor, key, state))
     if len(body) > bytes_max:
         return _too_large(f"{actor.name} {shown!r} has {len(body)} bytes as JSON")

@@ -7,9 +7,9 @@ actor through attrs fields alone (`accounts`, `book.bids.levels`), and no class 
 a validator or an `__attrs_post_init__`, which would see the actor with the field still empty.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from operator import attrgetter
-from typing import Any, cast, get_origin, get_type_hints
+from typing import Any, cast, get_args, get_origin, get_type_hints
 
 import attrs
 import msgspec
@@ -28,7 +28,9 @@ class Cut:
     path: str
     kind: type
     find: Callable[[Any], Any]
-    decode: Any
+    # Of a run of keys, and of a run of values; a list has no keys.
+    decode_keys: Callable[[bytes | memoryview], list[Any]]
+    decode: Callable[[bytes | memoryview], list[Any]]
 
     def container(self, instance: Any) -> Container | None:
         """The container at this place if it is to be cut."""
@@ -44,8 +46,8 @@ class Part:
     """A piece of a container: its items, and their bytes."""
 
     keys: list[Any]
-    # The same as the keys for a list.
     values: list[Any]
+    encoded_keys: bytes
     payload: bytes
 
 
@@ -62,9 +64,15 @@ def _cuts(cls: type, prefix: str, above: tuple[type, ...]) -> Iterator[Cut]:
         hint, path = hints[field.name], prefix + field.name
         kind = get_origin(hint)
         if kind is dict or kind is list:
-            yield Cut(path, kind, attrgetter(path), msgspec.msgpack.Decoder(hint).decode)
+            *key, value = get_args(hint)
+            yield Cut(path, kind, attrgetter(path), decoder(*key), decoder(value))
         elif isinstance(hint, type) and attrs.has(hint):
             yield from _cuts(hint, f"{path}.", (*above, cls))
+
+
+def decoder(item: Any = None) -> Callable[[bytes | memoryview], list[Any]]:
+    """Decodes a run of such items."""
+    return msgspec.msgpack.Decoder(list[item]).decode
 
 
 def _is_plain(cls: type) -> bool:
@@ -90,29 +98,45 @@ def stand_in(instance: Any, paths: list[str]) -> Any:
     return copy
 
 
-def encode_part(container: Container, items: list[Any]) -> Part:
-    """A piece of the container: of a dict the items with these keys, of a list these items."""
+def columns(container: Container) -> tuple[Iterable[Any], ...]:
+    """The items of a container as `encode_part` takes them."""
     if isinstance(container, dict):
-        values = list(map(container.__getitem__, items))
-        return Part(items, values, encode(dict(zip(items, values, strict=True))))
-    return Part(items, items, encode(items))
+        return container.keys(), container.values()
+    return (container,)
 
 
-def append(container: Container, items: Container) -> None:
+def encode_part(*run: list[Any]) -> Part:
+    """A run of a dict's keys and values, or of a list's items."""
+    *keys, values = run
+    found = keys[0] if keys else []
+    return Part(found, values, encode(found), encode(values))
+
+
+def append(container: Container, keys: list[Any], values: list[Any]) -> None:
     """Put a piece back behind what is there; ValueError if a key is there already."""
     before = len(container)
     if isinstance(container, dict):
-        assert isinstance(items, dict)
-        container.update(items)
+        container.update(zip(keys, values, strict=True))
     else:
-        container.extend(items)
-    if len(container) != before + len(items):
+        container.extend(values)
+    if len(container) != before + len(values):
         raise ValueError("a key comes twice")
 
 
-def append_untyped(state: dict[str, Any], path: str, items: Container) -> None:
-    """The same for an actor of an older version, which is still a dict of its fields."""
-    *names, last = path.split(".")
-    for name in names:
-        state = state[name]
-    append(state[last], items)
+def decode_untyped_keys(payload: bytes | memoryview) -> list[Any]:
+    """A run of keys of an older version; what was a tuple is one again."""
+    return [_hashable(key) for key in msgspec.msgpack.decode(payload, type=list[Any])]
+
+
+def _hashable(key: Any) -> Any:
+    if isinstance(key, list):
+        return tuple(_hashable(item) for item in cast(list[Any], key))
+    return key
+
+
+def find_untyped(state: dict[str, Any], path: str) -> Container:
+    """The container in an actor of an older version, which is still a dict of its fields."""
+    found: Any = state
+    for name in path.split("."):
+        found = found[name]
+    return found

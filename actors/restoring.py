@@ -136,25 +136,27 @@ class Reading:
         self.state.actors_count += count
 
     def _part(self, payload: memoryview) -> None:
-        id, version, count, key_bytes, path_bytes = content.PART.unpack_from(payload)
+        id, version, count, key_bytes, path_bytes, keys_bytes = content.PART.unpack_from(payload)
         stored = self._type(id)
         path_at = content.PART.size + key_bytes
-        items_at = path_at + path_bytes
+        keys_at = path_at + path_bytes
+        values_at = keys_at + keys_bytes
         key = bytes(payload[content.PART.size : path_at])
-        path = bytes(payload[path_at:items_at]).decode()
-        items: parts.Container
+        path = bytes(payload[path_at:keys_at]).decode()
         if version != stored.version:
             assert self._older is not None, "a part without its actor"
-            items = msgspec.msgpack.decode(payload[items_at:])
-            parts.append_untyped(self._older.states[key], path, items)
+            container = parts.find_untyped(self._older.states[key], path)
+            decode, decode_keys = msgspec.msgpack.decode, parts.decode_untyped_keys
         else:
             place = next((cut for cut in stored.cuts if cut.path == path), None)
             if place is None:
                 # As with any field that the class has no longer.
                 return
-            items = place.decode(payload[items_at:])
-            parts.append(place.find(self.state.actors[id][key]), items)
-        if len(items) != count:
+            decode, decode_keys = place.decode, place.decode_keys
+            container = place.find(self.state.actors[id][key])
+        values = decode(payload[values_at:])
+        parts.append(container, decode_keys(payload[keys_at:values_at]), values)
+        if len(values) != count:
             raise ValueError(f"{count} items were to come")
 
     def _quarantines(self, payload: memoryview) -> None:

@@ -9,7 +9,7 @@ again, and its quarantine is what counts.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Any, cast
+from typing import Any
 
 from attrs import Factory, define
 
@@ -137,7 +137,11 @@ class Writing:
 
     def _items(self, kind: Kind, items: Iterable[Any], decode: Any) -> Iterator[bytes]:
         """The records of what is not an actor."""
-        for piece in cut(items, lambda batch: Items(encode_body(batch))):
+
+        def encode(batch: list[Any]) -> Items:
+            return Items(encode_body(batch))
+
+        for piece in cut((items,), encode):
             payload = piece.payload
             # These classes are ours, and so is the bug if one does not come back.
             assert not self.verify or encode_body(decode(payload)) == payload, kind
@@ -150,12 +154,12 @@ class Writing:
         actor = stored.actor
         quarantined = {key for id, key in self.state.quarantined if id == actor.id}
 
-        def encode(keys: list[bytes]) -> Actors:
-            return self._encode(stored, keys, list(map(instances.__getitem__, keys)), quarantined)
+        def encode(keys: list[bytes], states: list[Any]) -> Actors:
+            return self._encode(stored, keys, states, quarantined)
 
-        for found in cut(instances, encode):
+        for found in cut((instances.keys(), instances.values()), encode):
             if self.verify:
-                self._verify(stored, found, instances)
+                self._verify(stored, found)
             head = content.ACTORS.pack(
                 actor.id, stored.version, len(found.keys), len(found.encoded_keys)
             )
@@ -166,19 +170,18 @@ class Writing:
     def _encode(
         self, stored: StoredType, keys: list[bytes], states: list[Any], quarantined: set[bytes]
     ) -> Actors:
-        actor = stored.actor
-        if quarantined:
-            for number, key in enumerate(keys):
-                if key in quarantined and not comes_back(stored, states[number]):
-                    states[number] = actor.cls()
+        replaced: dict[int, Any] = {}
         cuts: list[tuple[bytes, parts.Cut, parts.Container]] = []
-        if stored.cuts:
-            for number, instance in enumerate(states):
-                found = [(place, place.container(instance)) for place in stored.cuts]
-                large = [(place, held) for place, held in found if held is not None]
-                if large:
-                    cuts += [(keys[number], place, held) for place, held in large]
-                    states[number] = parts.stand_in(instance, [place.path for place, _ in large])
+        if quarantined or stored.cuts:
+            for number, (key, instance) in enumerate(zip(keys, states, strict=True)):
+                if key in quarantined and not comes_back(stored, instance):
+                    replaced[number] = stored.actor.cls()
+                elif found := stored.large(instance):
+                    cuts += [(key, place, held) for place, held in found]
+                    paths = [place.path for place, _ in found]
+                    replaced[number] = parts.stand_in(instance, paths)
+        if replaced:
+            states = [replaced.get(number, state) for number, state in enumerate(states)]
         try:
             payload = encode_body(states)
         except MemoryError:
@@ -187,7 +190,7 @@ class Writing:
             raise self._refusal(stored, keys, states, error) from error
         return Actors(keys, states, cuts, encode_body(keys), payload)
 
-    def _verify(self, stored: StoredType, found: Actors, instances: dict[bytes, Any]) -> None:
+    def _verify(self, stored: StoredType, found: Actors) -> None:
         """Refuse a record that would not come back as it is."""
         try:
             decoded = stored.decode(stored.version, found.payload)
@@ -213,35 +216,39 @@ class Writing:
     ) -> Iterator[bytes]:
         """The records of one large container."""
 
-        def encode(items: list[Any]) -> parts.Part:
+        def encode(*run: list[Any]) -> parts.Part:
             try:
-                return parts.encode_part(container, items)
+                return parts.encode_part(*run)
             except MemoryError:
                 raise
             except Exception as error:
                 raise self._refusal(stored, [key], [instance], error) from error
 
         path = place.path.encode()
-        for part in cut(container, encode):
+        for part in cut(parts.columns(container), encode):
             if self.verify:
                 self._verify_part(stored, key, place, part, instance)
             head = content.PART.pack(
-                stored.actor.id, stored.version, len(part.keys), len(key), len(path)
+                stored.actor.id,
+                stored.version,
+                len(part.values),
+                len(key),
+                len(path),
+                len(part.encoded_keys),
             )
-            yield content.record(Kind.PART, head, key, path, part.payload)
+            yield content.record(Kind.PART, head, key, path, part.encoded_keys, part.payload)
 
     def _verify_part(
         self, stored: StoredType, key: bytes, place: parts.Cut, part: parts.Part, instance: Any
     ) -> None:
         try:
-            decoded = place.decode(part.payload)
-            same = encode_body(decoded) == part.payload and fidelity.alike(
-                part.keys, list(decoded), self.seen
+            keys, values = place.decode_keys(part.encoded_keys), place.decode(part.payload)
+            same = (
+                encode_body(keys) == part.encoded_keys
+                and encode_body(values) == part.payload
+                and fidelity.alike(part.keys, keys, self.seen)
+                and fidelity.alike(part.values, values, self.seen)
             )
-            if isinstance(decoded, dict):
-                same = same and fidelity.alike(
-                    part.values, list(cast(dict[Any, Any], decoded).values()), self.seen
-                )
         except MemoryError:
             raise
         except Exception as error:

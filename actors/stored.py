@@ -34,6 +34,11 @@ class StoredType:
         """Where a state may be cut."""
         return parts.cuts(self.actor.cls)
 
+    def large(self, instance: Any) -> list[tuple[parts.Cut, parts.Container]]:
+        """The containers of this actor that are to be cut."""
+        found = [(cut, cut.container(instance)) for cut in self.cuts]
+        return [(cut, container) for cut, container in found if container is not None]
+
     @cached_property
     def _decode(self) -> Any:
         return msgspec.msgpack.Decoder(list[self.actor.cls]).decode
