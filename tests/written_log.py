@@ -8,8 +8,12 @@ from attrs import define, field
 from leftfold.actors import App
 from leftfold.actors.layout import COMMAND, SKIP_BODY, EntryKind, SlotType, padded
 from leftfold.runtime import slots
-from leftfold.runtime.identity import open_identity
+from leftfold.runtime.identity import Identity, open_identity
 from leftfold.runtime.journal import Journal
+from leftfold.runtime.snapshotfile import CONTENT_BYTES_MAX, Encoder, SnapshotHeader
+from leftfold.tools.fold import fold
+from leftfold.tools.history import open_history
+from leftfold.tools.nearest import snapshot_name
 
 SESSION = bytes(range(16))
 START_NS = 1_700_000_000_000_000_000
@@ -22,12 +26,16 @@ class WrittenLog:
     directory: Path
     app: App
     app_name: str
+    segment_bytes: int = 1024 * 1024
     requests: int = field(default=0, init=False)
+    identity: Identity = field(init=False)
     journal: Journal = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        identity = open_identity(self.directory, self.app_name)
-        self.journal = Journal.open(self.directory / "journal", identity, segment_bytes=1024 * 1024)
+        self.identity = open_identity(self.directory, self.app_name)
+        self.journal = Journal.open(
+            self.directory / "journal", self.identity, segment_bytes=self.segment_bytes
+        )
 
     def open_session(self) -> bytes:
         """The slot that opens the one session of this log."""
@@ -62,6 +70,25 @@ class WrittenLog:
     def skip(self, index: int, ordinal: int) -> int:
         """Write an operator's decision to leave a command out."""
         return self.append(EntryKind.SKIP, [SKIP_BODY.pack(index, ordinal, 0)])
+
+    def snapshot(self, index: int) -> Path:
+        """Fold to an index and write the snapshot of it, as a replica's journal does; its path."""
+        history = open_history(self.directory)
+        machine = fold(history, self.app, index)
+        ((entry, _),) = history.entries(index, index)
+        header = SnapshotHeader(
+            self.identity.cluster_id, self.identity.replica_id, index, entry.term, entry.time_ns
+        )
+        path = self.directory / "snapshots" / snapshot_name(index)
+        path.parent.mkdir(exist_ok=True)
+        encoder = Encoder(header)
+        content = b"".join(machine.snapshot())
+        pieces = [
+            encoder.chunk(content[at : at + CONTENT_BYTES_MAX])
+            for at in range(0, len(content), CONTENT_BYTES_MAX)
+        ]
+        path.write_bytes(b"".join([encoder.header(), *pieces, encoder.end()]))
+        return path
 
     def close(self) -> None:
         """Close the journal as a replica that stops."""

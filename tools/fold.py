@@ -17,6 +17,7 @@ from ..runtime.errors import OperatorError
 from ..runtime.identity import Identity
 from ..runtime.slots import EntryHeader, padded, slots_of
 from .history import History
+from .nearest import restore_nearest
 from .progress import progress
 
 Entry = tuple[EntryHeader, memoryview]
@@ -44,19 +45,44 @@ def restart_in_environment_of(identity: Identity) -> None:
 
 
 def check_index(history: History, index: int) -> None:
-    """Raises OperatorError where the log has no such entry."""
-    if not history.first <= index <= history.last:
+    """Raises OperatorError where the state at this index cannot be had."""
+    earliest = history.earliest
+    if earliest is None:
+        raise OperatorError(_nothing_before(history))
+    if not max(1, earliest) <= index <= history.last:
         raise OperatorError(
-            f"There is no entry {index}: the log goes from {history.first} to {history.last}."
+            f"There is no entry {index} to fold to: what is kept goes from {max(1, earliest)} to "
+            f"{history.last}."
         )
+
+
+def _nothing_before(history: History) -> str:
+    return (
+        f"The log begins at {history.first}, and there is no snapshot that it goes on from: what "
+        "was before is not in this directory any more, so nothing can be folded from it."
+    )
 
 
 def begin(
     history: History, app: App, index: int, position: MutableSequence[int] | None = None
 ) -> Machine:
-    """A machine at `index` or before it, as near as can be had."""
-    del index
-    return new_machine(history, app, position)
+    """A machine at `index` or before it, as near as can be had.
+
+    That is the newest snapshot not behind `index`, or the log's beginning. Raises OperatorError
+    where there is neither.
+    """
+    try:
+        machine = restore_nearest(history.snapshots, history.identity, app, index, position)
+    except OperatorError as error:
+        if history.first != 1:
+            raise
+        print(f"leftfold: {error} Folding from the log's beginning.", file=sys.stderr)
+        machine = None
+    if machine is None:
+        return new_machine(history, app, position)
+    for place in history.skips:
+        machine.skip(*place)
+    return machine
 
 
 def new_machine(
@@ -64,10 +90,7 @@ def new_machine(
 ) -> Machine:
     """A machine at the log's beginning. Raises OperatorError where the log does not begin at 1."""
     if history.first != 1:
-        raise OperatorError(
-            f"The log begins at {history.first}: what was before is not in this directory any "
-            "more, so nothing can be folded from it."
-        )
+        raise OperatorError(_nothing_before(history))
     machine = Machine(
         app, Limits(**history.identity.limits), history.identity.hash_seed, position=position
     )

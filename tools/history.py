@@ -6,7 +6,6 @@ retention removes meanwhile can still be read. Corruption is named, never passed
 an earlier leader wrote and a later one overwrote are not shown.
 """
 
-import os
 import resource
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,48 +21,12 @@ from ..runtime.records import BLOCK_BYTES, CORRUPT, RECORD_HEADER_BYTES, Scan, S
 from ..runtime.records import decode_record_header as decode_record
 from ..runtime.segments import list_segments, read_header
 from ..runtime.slots import EntryHeader
+from .held import LISTINGS_MAX, Held
+from .nearest import hold_snapshots
 
 READ_BYTES = 1024 * 1024
 SCANS_MAX = 3
 """A running replica may write between two looks; what is corrupt stays corrupt."""
-LISTINGS_MAX = 5
-"""A running replica may remove segments between a listing and the opening of what it lists."""
-
-
-@define
-class Held:
-    """A file that is held open: it can be read for as long as this object lives, removed or not."""
-
-    path: Path
-    descriptor: int
-
-    @classmethod
-    def open(cls, path: Path) -> "Held":
-        """Open for reading. Raises OSError."""
-        return cls(path, os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-
-    @property
-    def now(self) -> Path:
-        """A path that leads to the open file whatever happened to its name."""
-        return Path(f"/proc/self/fd/{self.descriptor}")
-
-    def read(self, size: int | None = None, offset: int = 0) -> bytes:
-        """Up to `size` bytes from `offset`; all of them by default. Raises OperatorError."""
-        try:
-            wanted = (os.fstat(self.descriptor).st_size if size is None else size + offset) - offset
-            pieces: list[bytes] = []
-            while wanted > 0:
-                piece = os.pread(self.descriptor, wanted, offset)
-                if not piece:
-                    break
-                pieces.append(piece)
-                offset, wanted = offset + len(piece), wanted - len(piece)
-        except OSError as error:
-            raise OperatorError(f"Cannot read {self.path}: {error.strerror}.") from None
-        return b"".join(pieces)
-
-    def __del__(self) -> None:
-        os.close(self.descriptor)
 
 
 @define
@@ -74,6 +37,8 @@ class History:
     identity: Identity
     contents: Contents = field(factory=Contents, init=False)
     segments: dict[int, Held] = field(factory=dict[int, Held], init=False)
+    snapshots: dict[int, Held] = field(factory=dict[int, Held], init=False)
+    """By index, oldest first; only those that the log goes on from without a gap."""
     headers: dict[int, SegmentHeader] = field(factory=dict[int, SegmentHeader], init=False)
     extents: dict[int, Extent] = field(factory=dict[int, Extent], init=False)
 
@@ -86,6 +51,13 @@ class History:
     def last(self) -> int:
         """The index of the last entry; first - 1 while the log is empty."""
         return self.contents.last
+
+    @property
+    def earliest(self) -> int | None:
+        """The first index whose state can be had: 0 is that before the log; None: there is none."""
+        if self.first == 1:
+            return 0
+        return min(self.snapshots, default=None)
 
     @property
     def skips(self) -> list[tuple[int, int]]:
@@ -137,7 +109,13 @@ class History:
 
 def open_history(directory: Path) -> History:
     """Read the log of a replica, running or not. Raises OperatorError where there is none."""
-    return read_history(directory, load_identity(directory), hold_segments(directory / "journal"))
+    identity = load_identity(directory)
+    snapshots = hold_snapshots(directory)  # Before the segments: see nearest.py.
+    history = read_history(directory, identity, hold_segments(directory / "journal"))
+    history.snapshots = {
+        index: held for index, held in snapshots.items() if history.first - 1 <= index
+    }
+    return history
 
 
 def read_history(directory: Path, identity: Identity, segments: dict[int, Held]) -> History:

@@ -25,9 +25,9 @@ from .history import History, open_history
 
 
 def last_places(history: History, count: int) -> set[tuple[int, int]]:
-    """(index, ordinal) of the last `count` commands."""
+    """(index, ordinal) of the last `count` commands that can be folded."""
     places: deque[tuple[int, int]] = deque(maxlen=count)
-    for entry, body in history.entries(history.first, history.last):
+    for entry, body in history.entries((history.earliest or 0) + 1, history.last):
         if entry.kind == EntryKind.COMMANDS:
             for ordinal, (kind, _, _) in enumerate(slots_of(body)):
                 if kind == SlotType.COMMAND:

@@ -38,7 +38,7 @@ def first_place(
     Raises OperatorError where there is none.
     """
     watch = Watch(condition, app, first)
-    machine = begin(history, app, max(history.first, first[0]) - 1, watch.words)
+    machine = begin(history, app, max(history.earliest or 0, first[0] - 1), watch.words)
     watch.watch(machine)
     outputs = Outputs()
     began = machine.state.index
