@@ -32,14 +32,8 @@ class Send:
     depth: int
 
 
-@define(on_setattr=setters.NO_OP)
-class Emit:
-    """An event for subscribers."""
-
-    actor_type: int
-    key: bytes
-    message_id: int
-    body: bytes
+Emit = tuple[int, bytes, int, bytes]
+"""An event for subscribers: actor type, key, message id, body. A tuple, because fold.c takes it apart."""
 
 
 @define(on_setattr=setters.NO_OP)
@@ -75,10 +69,11 @@ class Context:
     _state: State
     _limits: Limits
     _seed: int
+    # The three words of the machine's position; the second is the ordinal.
+    _position: memoryview
     # Log time in nanoseconds since 1970, the same for all commands of an entry.
     time_ns: int = 0
     _index: int = 0
-    _ordinal: int = 0
     _actor: ActorType | None = None
     _key: bytes = b""
     _depth: int = 0
@@ -90,7 +85,7 @@ class Context:
     @property
     def position(self) -> tuple[int, int]:
         """(index, ordinal) of this command in the log."""
-        return self._index, self._ordinal
+        return self._index, self._position[1]
 
     @property
     def key(self) -> Key:
@@ -102,9 +97,9 @@ class Context:
     def rng(self) -> Random:
         """Random numbers seeded from the position: the same on every replica, not secret."""
         self._check_handler("rng")
-        position = (self._index, self._ordinal)
+        position = self.position
         if self._rng is None or self._rng_position != position:
-            self._rng = Random(self._seed << 96 | self._index << 32 | self._ordinal)
+            self._rng = Random(self._seed << 96 | self._index << 32 | position[1])
             self._rng_position = position
         return self._rng
 
@@ -132,14 +127,20 @@ class Context:
 
     def emit(self, event: object) -> None:
         """Send an event to the clients that subscribe to this actor."""
-        self._check_handler("emit")
+        if self._mode == "query":
+            self._check_handler("emit")
         actor = self._actor
         assert actor is not None
         id = actor.emits.get(type(event))
         if id is None:
             name = type(event).__qualname__
             raise ContextMisuse(f"{actor.name} emits {name}: declare it, @actor(emits=({name},))")
-        self._put(Emit(actor.id, self._key, id, self._encode(event)))
+        body = encode_body(event)
+        limits, outputs = self._limits, self._outputs
+        if len(body) > limits.message_bytes_max or len(outputs) >= limits.outputs_per_command_max:
+            self._check_size(event, body)
+            self._check_room()
+        outputs.append((actor.id, self._key, id, body))
 
     def set_timer(
         self, message: object, *, at_ns: int | None = None, after_ns: int | None = None
@@ -185,17 +186,23 @@ class Context:
 
     def _encode(self, message: object) -> bytes:
         body = encode_body(message)
+        self._check_size(message, body)
+        return body
+
+    def _check_size(self, message: object, body: bytes) -> None:
         if len(body) > self._limits.message_bytes_max:
             raise LimitExceeded(
                 f"{type(message).__qualname__} has {len(body)} bytes, "
                 f"{self._limits.message_bytes_max} are allowed"
             )
-        return body
 
     def _put(self, output: Output) -> None:
+        self._check_room()
+        self._outputs.append(output)
+
+    def _check_room(self) -> None:
         if len(self._outputs) >= self._limits.outputs_per_command_max:
             raise LimitExceeded(
                 f"one command has at most {self._limits.outputs_per_command_max} sends, events "
                 "and timers"
             )
-        self._outputs.append(output)

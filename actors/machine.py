@@ -14,29 +14,21 @@ from zlib import crc32
 
 from attrs import Factory, define
 
-from . import inspection, restoring
+from . import _fold, inspection, restoring
 from . import snapshot as snapshots
 from .app import App, Key, encode_key
 from .fold import State
 from .layout import (
     COMMAND,
     LAST_REQUEST,
-    PADDINGS,
-    REPLY,
     EntryKind,
     SlotType,
     Status,
     reply_slot,
 )
 from .limits import Limits
-from .sessions import Session
-from .unit import Answer, Position, Units
+from .unit import Units, Watch
 
-# Plain integers: comparing with a member of an IntEnum costs three times as much.
-COMMAND_TYPE = int(SlotType.COMMAND)
-REPLY_TYPE = int(SlotType.REPLY)
-COMMAND_BYTES = COMMAND.size
-REPLY_BYTES = REPLY.size
 NO_SESSION = bytes(16)
 
 REFUSALS = {
@@ -48,8 +40,6 @@ REFUSALS = {
     Status.ANSWER_FORGOTTEN: b"the client said that it has this answer",
     Status.SKIPPED: b"an operator had this command skipped",
 }
-BAD_REQUEST: Answer = (Status.BAD_REQUEST, 0, REFUSALS[Status.BAD_REQUEST])
-SKIPPED: Answer = (Status.SKIPPED, 0, REFUSALS[Status.SKIPPED])
 
 
 @define
@@ -69,19 +59,37 @@ class Machine:
         seed: int = 0,
         *,
         strict: bool = False,
-        position: Position | None = None,
+        position: memoryview | None = None,
         state: State | None = None,
+        watch: Watch | None = None,
     ) -> None:
-        """`position`: three words that name the unit that runs (index, ordinal, message id)."""
+        """`position`: three words that name the unit that runs (index, ordinal, message id).
+
+        `watch` is called with the ordinal of each unit that is about to run.
+        """
         self.app = app
         self.limits = limits or Limits()
         self.seed = seed
         self.state = state or snapshots.empty(self.limits)
         self._skips: set[tuple[int, int]] = set()
-        self._slots: list[bytes] = []
-        words = [0, 0, 0] if position is None else position
-        self._units = Units(app, self.state, self.limits, seed, strict, words)
-        self._units.begin_entry(self.state.index, self.state.time_ns, self._slots)
+        self._slots = _fold.Slots()
+        words = memoryview(bytearray(24)).cast("Q") if position is None else position
+        self._units = Units(app, self.state, self.limits, seed, strict, words, self._slots, watch)
+        self._units.begin_entry(self.state.index, self.state.time_ns)
+        self._commands = _fold.Commands(
+            self._units,
+            self.state.sessions.table,
+            self.state.events.kept,
+            self._slots,
+            {id: (*lane[:5], 0) for id, lane in self._units.commands.items()},
+            words,
+            REFUSALS,
+            self._control,
+            self.limits.session_window,
+            self.limits.session_replies_bytes_max,
+            self.limits.reply_bytes_max,
+            strict or watch is not None,
+        )
 
     def apply(
         self, index: int, time_ns: int, kind: int, body: bytes | memoryview, *, outputs: Outputs
@@ -94,15 +102,14 @@ class Machine:
             state.jumps_ns += time_ns - state.time_ns
         state.index = index
         state.time_ns = time_ns
-        slots = self._slots = []
-        self._units.begin_entry(index, time_ns, slots)
+        self._units.begin_entry(index, time_ns)
         if kind == EntryKind.COMMANDS:
-            self._apply_commands(bytes(body))
+            self._commands.apply(bytes(body), index, time_ns, state.clock_ns, self._skips or None)
         elif kind == EntryKind.TIME:
             state.sessions.expire(state.clock_ns)
             self._fire_timers()
-        if slots:
-            run = b"".join(slots)
+        run = self._slots.take()
+        if run:
             # The CRC-32 of a run is the chain over its slots: every unit's link in one call.
             state.digest = crc32(run, state.digest)
             outputs.egress += run
@@ -114,16 +121,16 @@ class Machine:
         """
         slot = bytes(slot)
         length, _, tag, session, request, _, key_length, version = COMMAND.unpack_from(slot)
-        body_at = COMMAND_BYTES + key_length
+        body_at = COMMAND.size + key_length
         if version or not body_at <= length <= len(slot):
-            status, id, body = BAD_REQUEST
+            status, id, body = Status.BAD_REQUEST, 0, REFUSALS[Status.BAD_REQUEST]
         elif tag == 0:
             name = slot[body_at:length].decode("utf-8", "replace")
             bytes_max = self.limits.reply_bytes_max
-            key = slot[COMMAND_BYTES:body_at]
+            key = slot[COMMAND.size : body_at]
             status, id, body = inspection.inspect(self.app, self.state, name, key, bytes_max)
         else:
-            key = slot[COMMAND_BYTES:body_at]
+            key = slot[COMMAND.size : body_at]
             status, id, body = self._units.run_query(tag, key, slot[body_at:length])
         answer = SlotType.ANSWER
         return reply_slot(answer, id, session, request, (index, 0), Status(status), body)
@@ -144,7 +151,7 @@ class Machine:
     @property
     def unfinished(self) -> list[bytes]:
         """What the entry that is being applied, or was last, has put out so far; to look at."""
-        return self._slots
+        return self._slots.list()
 
     @property
     def next_deadline_ns(self) -> int | None:
@@ -179,12 +186,13 @@ class Machine:
         chunks: Iterable[bytes],
         *,
         strict: bool = False,
-        position: Position | None = None,
+        position: memoryview | None = None,
+        watch: Watch | None = None,
     ) -> "Machine":
         """The machine that wrote these chunks."""
         limits = limits or Limits()
         state = restoring.read(app, limits, seed, chunks)
-        return cls(app, limits, seed, strict=strict, position=position, state=state)
+        return cls(app, limits, seed, strict=strict, position=position, state=state, watch=watch)
 
     def instance(self, cls: type, key: Key) -> Any:
         """The live actor, for tests and tools, which must not change it; KeyError if none."""
@@ -196,70 +204,16 @@ class Machine:
         actor = self.app.actor_type(cls)
         return inspection.describe(actor, encode_key(actor.key, key), self.state)
 
-    def _apply_commands(self, body: bytes) -> None:
-        """Every slot of an entry, in order. This loop is the hot path."""
-        state = self.state
-        sessions, clock_ns, index = state.sessions.by_id, state.clock_ns, state.index
-        skips, slots = self._skips, self._slots
-        window, bytes_max = self.limits.session_window, self.limits.session_replies_bytes_max
-        unpack, pack, run = COMMAND.unpack_from, REPLY.pack, self._units.run_command
-        end = len(body)
-        start = 0
-        ordinal = -1
-        while start < end:
-            length, type_, tag, id, request, unanswered, key_length, version = unpack(body, start)
-            assert COMMAND_BYTES <= length <= end - start, f"a broken slot in entry {index}"
-            ordinal += 1
-            key_at = start + COMMAND_BYTES
-            slot_end = start + length
-            start += (length + 7) & ~7
-            if type_ != COMMAND_TYPE:
-                self._control(type_, id, ordinal)
-                continue
-            session = sessions.get(id)
-            if session is None:
-                self._refuse(id, request, ordinal, Status.SESSION_EXPIRED)
-                continue
-            replies = session.replies
-            # What `admit` finds in the usual case, without the call.
-            if (
-                request != session.last + 1
-                or request - unanswered != session.floor
-                or len(replies) >= window
-                or session.replies_bytes >= bytes_max
-            ):
-                admitted = session.admit(request, unanswered, window, bytes_max)
-                if admitted is not True:
-                    self._turn_away(session, id, request, ordinal, admitted)
-                    continue
-            body_at = key_at + key_length
-            if skips and (index, ordinal) in skips:
-                status, reply_id, text = SKIPPED
-            elif version or body_at > slot_end:
-                status, reply_id, text = BAD_REQUEST
-            else:
-                status, reply_id, text = run(
-                    ordinal, tag, body[key_at:body_at], body[body_at:slot_end]
-                )
-            size = REPLY_BYTES + len(text)
-            head = pack(size, REPLY_TYPE, reply_id, id, request, index, ordinal, status, 0)
-            reply = head + text + PADDINGS[size & 7]
-            slots.append(reply)
-            session.active_ns = clock_ns
-            session.last = request
-            replies.append(reply)
-            session.replies_bytes += len(reply)
-
     def _control(self, type_: int, id: bytes, ordinal: int) -> None:
         """Open or close a session. Other types have no business in an entry and are passed over."""
         state = self.state
         body = b""
         status = Status.OK
         if type_ == SlotType.OPEN and id != NO_SESSION:
-            session = state.sessions.open(id, state.clock_ns)
-            if session is None:
+            last = state.sessions.open(id, state.clock_ns)
+            if last is None:
                 return self._refuse(id, 0, ordinal, Status.TOO_MANY_SESSIONS)
-            body = LAST_REQUEST.pack(session.last)
+            body = LAST_REQUEST.pack(last)
         elif type_ == SlotType.CLOSE:
             state.sessions.close(id)
         elif type_ == SlotType.OPEN:
@@ -269,16 +223,6 @@ class Machine:
         position = (state.index, ordinal)
         self._slots.append(reply_slot(SlotType.REPLY, 0, id, 0, position, status, body))
         return None
-
-    def _turn_away(
-        self, session: Session, id: bytes, request: int, ordinal: int, found: Status | bytes
-    ) -> None:
-        """Answer a request that is not applied: again with its reply, or with why not."""
-        if isinstance(found, bytes):
-            session.active_ns = self.state.clock_ns
-            self._slots.append(found)
-        else:
-            self._refuse(id, request, ordinal, found)
 
     def _refuse(self, id: bytes, request: int, ordinal: int, status: Status) -> None:
         """Answer a request that changes nothing, and keep no reply."""

@@ -19,7 +19,6 @@ from .content import Header, Kind
 from .errors import SnapshotRefused
 from .fold import State
 from .limits import Limits
-from .sessions import Session
 from .snapshot import empty, named
 from .stored import StoredType
 
@@ -165,12 +164,7 @@ class Reading:
 
     def _sessions(self, payload: memoryview) -> None:
         for id, last, floor, active_ns, replies in content.decode_sessions(payload):
-            if len(id) != 16 or len(replies) != last - floor:
-                raise ValueError("a session does not hold the replies it says")
-            session = Session(last, floor, active_ns)
-            session.replies.extend(replies)
-            session.replies_bytes = sum(map(len, replies))
-            self.state.sessions.restore(id, session)
+            self.state.sessions.restore(id, last, floor, active_ns, replies)
 
     def _timers(self, payload: memoryview) -> None:
         for timer in content.decode_timers(payload):

@@ -6,112 +6,76 @@ above the floor are kept, and a request that comes again gets the identical byte
 that does not fit changes nothing, except that what the client confirmed is forgotten.
 
 Age is counted on the session clock: log time without the jumps at term starts, so that an election
-or a stopped cluster ages nobody. Who is too old is decided only at TIME entries and at OPEN. The
-heap of ages is only an index; an entry in it may be too early, never too late.
+or a stopped cluster ages nobody. Who is too old is decided only at TIME entries and at OPEN.
+
+The table is in C (sessions.h), because every command goes through it; this is what the rest of
+Python sees of it. Admitting requests and keeping replies is done there, by fold.c.
 """
 
-from collections import deque
-from heapq import heapify, heappop, heappush
-from typing import Literal
+from collections.abc import Iterator
 
-from attrs import Factory, define
+from attrs import frozen
 
-from .layout import Status
+from . import _fold
 
 
-@define
+@frozen
 class Session:
-    """One client's identity: what was applied, and the replies it may still ask for."""
+    """One client's identity, as it is now: what was applied, and the replies it may ask for."""
 
-    last: int = 0
-    floor: int = 0
-    active_ns: int = 0
+    id: bytes
+    last: int
+    floor: int
+    active_ns: int
     # The padded REPLY slots of the requests floor+1 ... last.
-    replies: deque[bytes] = Factory(deque[bytes])
-    replies_bytes: int = 0
+    replies: list[bytes]
 
-    def forget(self, floor: int) -> None:
-        """Drop the replies up to this request: the client has them."""
-        assert floor <= self.last
-        while self.floor < floor:
-            self.floor += 1
-            self.replies_bytes -= len(self.replies.popleft())
-
-    def admit(
-        self, request: int, unanswered: int, window: int, bytes_max: int
-    ) -> Status | bytes | Literal[True]:
-        """True: apply it. Bytes: the reply it had before. A status: why it is refused.
-
-        When it was applied, the machine raises `last` and appends to `replies`, in its hot loop.
-        """
-        if request > self.last + 1:
-            return Status.OUT_OF_ORDER
-        if unanswered < 1 or request < 1:
-            return Status.BAD_REQUEST
-        floor = request - unanswered
-        if floor > self.floor:
-            self.forget(floor)
-        if request <= self.floor:
-            return Status.ANSWER_FORGOTTEN
-        if request <= self.last:
-            return self.replies[request - self.floor - 1]
-        if len(self.replies) >= window or self.replies_bytes >= bytes_max:
-            return Status.WINDOW_EXCEEDED
-        return True
+    @property
+    def replies_bytes(self) -> int:
+        """What is kept."""
+        return sum(map(len, self.replies))
 
 
-@define
 class Sessions:
     """All sessions of a machine, in order of opening."""
 
-    sessions_max: int
-    timeout_ns: int
-    by_id: dict[bytes, Session] = Factory(dict[bytes, Session])
-    _ages: list[tuple[int, bytes]] = Factory(list[tuple[int, bytes]])
+    def __init__(self, sessions_max: int, timeout_ns: int) -> None:
+        self.timeout_ns = timeout_ns
+        self.table = _fold.Sessions(sessions_max, timeout_ns)
 
-    def open(self, id: bytes, clock_ns: int) -> Session | None:
-        """Open a session, or find it if it is open; None if there are too many."""
-        self.expire(clock_ns)
-        session = self.by_id.get(id)
-        if session is None:
-            if len(self.by_id) >= self.sessions_max:
-                return None
-            session = Session(active_ns=clock_ns)
-            self.restore(id, session)
-        session.active_ns = clock_ns
-        return session
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __iter__(self) -> Iterator[Session]:
+        for id in self.table.ids():
+            found = self.find(id)
+            assert found is not None
+            yield found
+
+    def find(self, id: bytes) -> Session | None:
+        """A look at a session."""
+        found = self.table.find(id)
+        return None if found is None else Session(*found)
+
+    def open(self, id: bytes, clock_ns: int) -> int | None:
+        """Open a session, or find it open; its last request applied. None: there are too many."""
+        return self.table.open(id, clock_ns)
 
     def close(self, id: bytes) -> None:
         """Forget a session; closing twice is harmless."""
-        self.by_id.pop(id, None)
+        self.table.close(id)
 
     def expire(self, clock_ns: int) -> None:
         """Forget every session that was silent for the timeout."""
-        ages = self._ages
-        while ages and ages[0][0] <= clock_ns:
-            _, id = heappop(ages)
-            session = self.by_id.get(id)
-            if session is None:
-                continue
-            deadline = session.active_ns + self.timeout_ns
-            if deadline <= clock_ns:
-                del self.by_id[id]
-            else:
-                heappush(ages, (deadline, id))
+        self.table.expire(clock_ns)
 
     @property
     def next_check_ns(self) -> int | None:
-        """The session clock at which `expire` may find one; early rather than late."""
-        ages = self._ages
-        while ages and ages[0][1] not in self.by_id:
-            heappop(ages)
-        return ages[0][0] if ages else None
+        """The session clock at which the next may expire."""
+        return self.table.next_check_ns
 
-    def restore(self, id: bytes, session: Session) -> None:
-        """Add a session, in the order of calls."""
-        self.by_id[id] = session
-        heappush(self._ages, (session.active_ns + self.timeout_ns, id))
-        if len(self._ages) > 64 + 2 * len(self.by_id):
-            # Many were closed before their age: keep the heap as small as the table (I10).
-            self._ages = [(s.active_ns + self.timeout_ns, i) for i, s in self.by_id.items()]
-            heapify(self._ages)
+    def restore(
+        self, id: bytes, last: int, floor: int, active_ns: int, replies: list[bytes]
+    ) -> None:
+        """Add a session, in the order of opening. ValueError if it does not hold what it says."""
+        self.table.restore(id, last, floor, active_ns, replies)

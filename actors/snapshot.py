@@ -95,10 +95,7 @@ class Writing:
                 yield from self._actors(StoredType(self.app.actor_types[id]), state.actors[id])
         quarantines = (content.Quarantined(*at, q) for at, q in state.quarantined.items())
         yield from self._items(Kind.QUARANTINES, quarantines, content.decode_quarantines)
-        sessions = (
-            (id, s.last, s.floor, s.active_ns, list(s.replies))
-            for id, s in state.sessions.by_id.items()
-        )
+        sessions = ((s.id, s.last, s.floor, s.active_ns, s.replies) for s in state.sessions)
         yield from self._items(Kind.SESSIONS, sessions, content.decode_sessions)
         yield from self._items(Kind.TIMERS, state.timers.by_id.values(), content.decode_timers)
         yield from self._items(Kind.EVENTS, state.events.all(), content.decode_events)

@@ -14,25 +14,25 @@ Order, sessions and digests are left to the machine.
 # This file runs handlers, so it sets the private fields of the context they see:
 # pyright: reportPrivateUsage=false
 
-from collections.abc import Callable, MutableSequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from . import _fold
 from . import strict as strictly
 from .app import ActorType, App, Route, decode_key, encode_body
-from .context import CancelTimer, Context, Emit, Output, Send, SetTimer
+from .context import CancelTimer, Context, Output, Send, SetTimer
 from .errors import Rejected, StrictViolation
 from .failure import Code, Undecodable, WrongReply, describe_error, encoded_text
 from .fold import Quarantine, State
-from .layout import EVENT, PADDINGS, SlotType, Status
+from .layout import Status
 from .limits import Limits
 from .timers import Timer
 
-EVENT_TYPE = int(SlotType.EVENT)
 OK = int(Status.OK)
 
 # status, id of the reply's message, body
 Answer = tuple[int, int, bytes]
-Position = MutableSequence[int] | memoryview
+Watch = Callable[[int], None]
 
 
 class Lane(NamedTuple):
@@ -47,10 +47,18 @@ class Lane(NamedTuple):
 
 
 class Units:
-    """Runs units against a state."""
+    """Runs units against a state. What the C loop (fold.c) takes from here is public."""
 
     def __init__(
-        self, app: App, state: State, limits: Limits, seed: int, strict: bool, position: Position
+        self,
+        app: App,
+        state: State,
+        limits: Limits,
+        seed: int,
+        strict: bool,
+        position: memoryview,
+        slots: _fold.Slots,
+        watch: Watch | None,
     ) -> None:
         self._app = app
         self._state = state
@@ -58,39 +66,41 @@ class Units:
         self._reply_bytes_max = limits.reply_bytes_max
         self._strict = strict
         self._position = position
-        self._context = Context(app, state, limits, seed)
-        self._outputs: list[Output] = self._context._outputs
-        # Where EVENT slots go; the machine sets it for each entry.
-        self._slots: list[bytes] = []
+        self._slots = slots
+        self._watch = watch
+        self.context = Context(app, state, limits, seed, position)
+        self.outputs: list[Output] = self.context._outputs
+        self.quarantined = state.quarantined
+        self.encode = encode_body
         # The actors that the running unit has sent to, and the method that runs, for a failure.
         self._touched: list[tuple[ActorType, bytes]] = []
         self._method = ""
         self._sends = self._lanes(app.commands)
-        # What clients may send. Plain tuples unpack twice as fast as named ones.
-        self._commands = {
-            id: (*lane[:5], lane)
-            for id, lane in self._sends.items()
-            if not lane.route.method.internal
+        # What clients may send.
+        self.commands = {
+            id: lane for id, lane in self._sends.items() if not lane.route.method.internal
         }
         self._queries = self._lanes(app.queries)
         self._timers = self._lanes(app.timers)
 
-    def begin_entry(self, index: int, time_ns: int, slots: list[bytes]) -> None:
-        """The units that follow belong to this entry; their events go to `slots`."""
-        self._context._index = index
-        self._context.time_ns = time_ns
+    def begin_entry(self, index: int, time_ns: int) -> None:
+        """The units that follow belong to this entry."""
+        self.context._index = index
+        self.context.time_ns = time_ns
         self._position[0] = index
-        self._slots = slots
 
-    def run_command(self, ordinal: int, id: int, key: bytes, body: bytes) -> Answer:
-        """Run a command from a client. This is the hot path."""
-        hot = self._commands.get(id)
-        if hot is None:
+    def run_command(self, ordinal: int, id: int, version: int, key: bytes, body: bytes) -> Answer:
+        """Run a command from a client, all of it. What fold.c does is the same, less what is rare."""
+        lane = self.commands.get(id)
+        if lane is None:
             return Status.UNKNOWN_MESSAGE, 0, b"no actor takes message %d from a client" % id
-        decode, instances, call, replies, actor, lane = hot
-        position = self._position
-        position[1] = ordinal
-        position[2] = id
+        decode, instances, call, replies, actor, _ = lane
+        if self._watch is not None:
+            self._watch(ordinal)
+        self._position[1] = ordinal
+        self._position[2] = id
+        if version:
+            return Status.BAD_REQUEST, 0, b"the request does not decode"
         try:
             message = decode(body)
         except MemoryError:
@@ -102,8 +112,7 @@ class Units:
             refusal = self._refusal(actor, key)
             if refusal is not None:
                 return refusal
-        context = self._context
-        context._ordinal = ordinal
+        context = self.context
         context._actor = actor
         context._key = key
         before = strictly.encoded(actor, key, instance) if self._strict else b""
@@ -117,8 +126,8 @@ class Units:
                 raise WrongReply(f"returned {type(result).__name__}, which it does not promise")
             # Before the sends, which may change what the reply refers to.
             text = encode_body(result) if reply_id else b""
-            if self._outputs:
-                self._commit()
+            if self.outputs:
+                self.commit()
         except (MemoryError, KeyboardInterrupt, StrictViolation):
             raise
         except BaseException as error:  # noqa: BLE001 (the handler's, whatever it is)
@@ -137,10 +146,11 @@ class Units:
         if (actor.id, key) in self._state.quarantined:
             return
         lane = self._timers[timer.message_id]
+        if self._watch is not None:
+            self._watch(ordinal)
         self._position[1] = ordinal
         self._position[2] = timer.message_id
-        context = self._context
-        context._ordinal = ordinal
+        context = self.context
         context._actor = actor
         context._key = key
         try:
@@ -148,8 +158,8 @@ class Units:
             result = lane.call(instance, self._decode(lane, timer.body), context)
             if result is not None:
                 raise WrongReply(f"returned {type(result).__name__}; a timer returns None")
-            if self._outputs:
-                self._commit()
+            if self.outputs:
+                self.commit()
         except (MemoryError, KeyboardInterrupt, StrictViolation):
             raise
         except BaseException as error:  # noqa: BLE001 (the handler's, whatever it is)
@@ -185,7 +195,7 @@ class Units:
         return answer
 
     def _answer_query(self, lane: Lane, instance: Any, message: Any, key: bytes) -> Answer:
-        context = self._context
+        context = self.context
         context._actor = lane.actor
         context._key = key
         context._mode = "query"
@@ -242,17 +252,17 @@ class Units:
 
     # Outputs
 
-    def _commit(self) -> None:
+    def commit(self) -> None:
         """Deliver the sends, and what they send, in order; then let events and timers happen."""
-        outputs = self._outputs
+        outputs = self.outputs
         for output in outputs:  # It grows while it is walked.
             if type(output) is Send:
                 self._deliver(output)
         number = 0
         for output in outputs:
-            if type(output) is Emit:
+            if type(output) is tuple:
                 number += 1
-                self._emit(output, number)
+                self._emit(*output, number)
             elif type(output) is SetTimer:
                 self._state.timers.set(
                     Timer(
@@ -269,7 +279,7 @@ class Units:
         outputs.clear()
         if not self._strict:
             self._touched.clear()
-        self._context._depth = 0
+        self.context._depth = 0
         self._method = ""
 
     def _deliver(self, send: Send) -> None:
@@ -280,7 +290,7 @@ class Units:
         instance = lane.instances.get(send.key)
         if instance is None:
             instance = self._create(actor, send.key)
-        context = self._context
+        context = self.context
         context._actor = actor
         context._key = send.key
         context._depth = send.depth
@@ -288,26 +298,20 @@ class Units:
         if type(result) not in lane.replies:
             raise WrongReply(f"returned {type(result).__name__}, which it does not promise")
 
-    def _emit(self, event: Emit, number: int) -> None:
-        context = self._context
+    def _emit(self, actor_type: int, key: bytes, id: int, body: bytes, number: int) -> None:
         if self._strict:
-            strictly.check_decodes(self._app, event.message_id, event.body)
-        length = EVENT.size + len(event.key) + len(event.body)
-        head = EVENT.pack(
-            length,
-            EVENT_TYPE,
-            event.message_id,
-            context._index,
-            context._ordinal,
-            number,
-            event.actor_type,
-            len(event.key),
-            0,
-            context.time_ns,
+            strictly.check_decodes(self._app, id, body)
+        position = (self.context._index, self._position[1], number)
+        _fold.put_event(
+            self._slots,
+            self._state.events.kept,
+            position,
+            actor_type,
+            key,
+            id,
+            self.context.time_ns,
+            body,
         )
-        slot = head + event.key + event.body + PADDINGS[length & 7]
-        self._slots.append(slot)
-        self._state.events.keep(slot)
 
     def _decode(self, lane: Lane, body: bytes) -> Any:
         try:
@@ -320,6 +324,16 @@ class Units:
 
     # Failures
 
+    def wrong_reply(self, result: object) -> None:
+        """Raise for what a handler returned."""
+        raise WrongReply(f"returned {type(result).__name__}, which it does not promise")
+
+    def end_command(self, error: BaseException, id: int, key: bytes) -> Answer:
+        """The answer to a command whose handler, or what came after it, raised."""
+        if isinstance(error, (MemoryError, KeyboardInterrupt, StrictViolation)):
+            raise error
+        return self._end(error, self.commands[id], key, False, b"")
+
     def _end(
         self, error: BaseException, lane: Lane, key: bytes, created: bool, before: bytes
     ) -> Answer:
@@ -328,7 +342,7 @@ class Units:
             return self._fail(error, lane, key, None)
         if self._method:
             return self._fail(error, lane, key, Code.REJECTED_INSIDE)
-        if self._outputs:
+        if self.outputs:
             return self._fail(error, lane, key, Code.REJECTED_LATE)
         if key not in lane.instances:  # A default of the class rejected.
             return self._fail(error, lane, key, Code.RAISED)
@@ -347,14 +361,14 @@ class Units:
         """Drop the outputs and quarantine every actor that the unit touched."""
         if code is None:
             code = CODES.get(type(error), Code.RAISED)
-        context = self._context
+        context = self.context
         name = self._method or lane.route.method.name
         quarantine = Quarantine(
-            context._index, context._ordinal, str(code), name, describe_error(error)
+            context._index, self._position[1], str(code), name, describe_error(error)
         )
         for actor, touched in [(lane.actor, key), *self._touched]:
             self._state.quarantined.setdefault((actor.id, touched), quarantine)
-        self._outputs.clear()
+        self.outputs.clear()
         self._touched.clear()
         self._method = ""
         context._depth = 0

@@ -320,7 +320,7 @@ def random_slots(rng: random.Random, sessions: list[bytes], machine: Machine) ->
     asked: dict[bytes, int] = {}
     for _ in range(rng.randrange(1, 6)):
         id = rng.choice(sessions)
-        session = machine.state.sessions.by_id.get(id)
+        session = machine.state.sessions.find(id)
         chance = rng.random()
         if chance < (0.05 if session else 0.7):
             slots.append(control_slot(SlotType.OPEN, id))

@@ -5,7 +5,7 @@ import random
 import pytest
 from sample_bank import LIMITS, Account, Deposit, Misbehave, Moved, Transfer, app
 
-from leftfold.actors.events import ANSWER_BYTES_MAX, Events, matches, position_of
+from leftfold.actors.events import ANSWER_BYTES_MAX, Events, position_of
 from leftfold.actors.layout import (
     EVENT,
     EVENTS_LOST,
@@ -56,7 +56,9 @@ def test_events_are_kept_by_count_and_by_bytes_and_the_floor_is_the_last_one_los
 
         assert (events.all(), events.floor, len(events)) == (expected, floor, len(expected))
         middle = position_of(expected[len(expected) // 2])
-        assert events.after(middle) == expected[len(expected) // 2 + 1 :]
+        run, count, partial = events.kept.after(*middle, 0, b"", 1 << 30)
+        rest = expected[len(expected) // 2 + 1 :]
+        assert (slots_of(run), count, partial) == (rest, len(rest), False)
 
 
 def test_a_transfer_emits_one_numbered_event_before_its_reply() -> None:
@@ -128,11 +130,11 @@ def test_a_subscription_filters_by_actor_type_and_key(actor: int, key: bytes, co
 
 
 def test_a_key_is_matched_whole() -> None:
-    slot = event_slot(1, key=b"key")
+    events = Events(10, 1 << 20)
+    events.keep(event_slot(1, key=b"key"))
+    counts = [events.kept.after(0, 0, 0, 1, key, 1 << 20)[1] for key in (b"key", b"ke", b"keyy")]
 
-    assert (
-        matches(slot, 1, b"key") and not matches(slot, 1, b"ke") and not matches(slot, 1, b"keyy")
-    )
+    assert counts == [1, 0, 0]
 
 
 def test_the_kept_events_and_the_floor_survive_a_snapshot() -> None:

@@ -346,7 +346,7 @@ def test_damaged_commands_are_all_answered(seed: int) -> None:
             slot[rng.choice((6, 7, *range(24, len(slot))))] = rng.randrange(256)
         replies = applied(machine, bytes(slot))
         assert len(replies) == 1
-        request = machine.state.sessions.by_id[SESSION].last + 1
+        request = machine.state.sessions.open(SESSION, 0) + 1
         machine.query(bytes(slot), 1)
 
 

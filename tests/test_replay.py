@@ -168,7 +168,9 @@ def test_where_no_handler_runs_the_debugger_says_so(directory: Path) -> None:
     assert "No handler runs at 2.0" in ended.stderr
 
 
-@pytest.mark.parametrize(("place", "said"), [("9", "is kept goes from 1 to 4"), ("3.7", "no command 7")])
+@pytest.mark.parametrize(
+    ("place", "said"), [("9", "is kept goes from 1 to 4"), ("3.7", "no command 7")]
+)
 def test_a_place_beyond_the_log_is_named(directory: Path, place: str, said: str) -> None:
     ended = replay(directory, "--to", place)
 

@@ -1,5 +1,9 @@
 """A (session, request) pair changes the state at most once (I9), whatever a client sends when."""
 
+import random
+from typing import Any
+
+import attrs
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -9,6 +13,7 @@ from sample_bank import LIMITS, Account, Deposit, app, command_slot, control_slo
 from leftfold.actors.layout import LAST_REQUEST, REPLY, EntryKind, SlotType, Status
 from leftfold.actors.limits import SECOND_NS, Limits
 from leftfold.actors.machine import Machine, Outputs
+from leftfold.actors.sessions import Session, Sessions
 from leftfold.actors.testing import slots_of
 
 A, B = b"a" * 16, b"b" * 16
@@ -40,6 +45,12 @@ class Client:
         return self.machine.instance(Account, "k").cents
 
 
+def found(client: Client, id: bytes) -> Session:
+    session = client.machine.state.sessions.find(id)
+    assert session is not None
+    return session
+
+
 def status_of(slot: bytes) -> Status:
     return Status(REPLY.unpack_from(slot)[7])
 
@@ -69,7 +80,7 @@ def test_a_gap_changes_nothing() -> None:
     slot = client.ask(A, 2, 2)
 
     assert status_of(slot) == Status.OUT_OF_ORDER
-    assert client.machine.state.sessions.by_id[A].last == 0
+    assert found(client, A).last == 0
     assert client.ask(A, 1) and client.cents() == 1
     assert before != client.machine.state_digest()
 
@@ -87,7 +98,7 @@ def test_an_unknown_session_is_expired_and_never_opened_silently() -> None:
     client = Client()
 
     assert status_of(client.ask(A, 1)) == Status.SESSION_EXPIRED
-    assert not client.machine.state.sessions.by_id
+    assert not len(client.machine.state.sessions)
 
 
 def test_a_closed_session_is_expired_and_closing_twice_is_harmless() -> None:
@@ -105,9 +116,9 @@ def test_what_the_client_confirmed_is_forgotten() -> None:
     client.open(A)
     for request in (1, 2, 3):
         client.ask(A, request, request)
-    kept = client.machine.state.sessions.by_id[A]
-    assert len(kept.replies) == 3
+    assert len(found(client, A).replies) == 3
     client.ask(A, 4, 1)
+    kept = found(client, A)
 
     assert len(kept.replies) == 1 and kept.replies_bytes == len(kept.replies[0])
     assert status_of(client.ask(A, 3)) == Status.ANSWER_FORGOTTEN
@@ -174,7 +185,7 @@ def test_a_silent_session_expires_at_a_time_entry_and_an_active_one_does_not() -
     client.time_ns += 60 * SECOND_NS
     client.apply(b"", EntryKind.TIME)
 
-    assert list(client.machine.state.sessions.by_id) == [B]
+    assert [session.id for session in client.machine.state.sessions] == [B]
 
 
 def test_expiry_makes_room_at_open() -> None:
@@ -198,7 +209,7 @@ def test_the_jump_of_a_new_term_ages_no_session() -> None:
     client.time_ns += 2 * LIMITS.session_timeout_ns
     client.apply(b"", EntryKind.TIME)
 
-    assert not client.machine.state.sessions.by_id
+    assert not len(client.machine.state.sessions)
 
 
 def test_time_entries_for_expiry_are_few_and_end() -> None:
@@ -211,16 +222,66 @@ def test_time_entries_for_expiry_are_few_and_end() -> None:
         client.apply(b"", EntryKind.TIME)
         entries += 1
 
-    assert entries <= 2 and not client.machine.state.sessions.by_id
+    assert entries <= 2 and not len(client.machine.state.sessions)
 
 
-def test_opening_and_closing_for_ever_needs_no_memory() -> None:
-    client = Client()
-    for _ in range(2_000):
-        client.open(A)
-        client.apply(control_slot(SlotType.CLOSE, A))
+def test_sessions_expire_in_the_order_of_their_last_word_after_a_restore_too() -> None:
+    """Against a plain dict, with ids that come and go; the seed is fixed."""
+    rng = random.Random(11)
+    sessions, model = Sessions(1_000, 50), dict[bytes, int]()
+    clock_ns = 0
+    for _ in range(5_000):
+        clock_ns += rng.randrange(3)
+        id = rng.randrange(60).to_bytes(16, "little")
+        chosen = rng.randrange(10)
+        if chosen == 0:
+            sessions.close(id)
+            model.pop(id, None)
+        elif chosen == 1:
+            again = Sessions(1_000, 50)
+            for session in sessions:
+                again.restore(*attrs.astuple(session))
+            sessions = again
+        elif chosen < 6:
+            sessions.expire(clock_ns)
+            model = {each: ns for each, ns in model.items() if ns + 50 > clock_ns}
+        else:
+            model = {each: ns for each, ns in model.items() if ns + 50 > clock_ns}
+            sessions.open(id, clock_ns)
+            model[id] = clock_ns
 
-    assert len(client.machine.state.sessions._ages) < 200  # pyright: ignore[reportPrivateUsage]
+        assert [(session.id, session.active_ns) for session in sessions] == list(model.items())
+        assert sessions.next_check_ns == (min(model.values()) + 50 if model else None)
+
+
+def test_a_table_holds_many_sessions_and_finds_each() -> None:
+    sessions = Sessions(200_000, 10)
+    ids = [number.to_bytes(16, "little") for number in range(100_000)]
+    for id in ids:
+        assert sessions.open(id, 1) == 0
+    for id in ids[::2]:
+        sessions.close(id)
+
+    assert len(sessions) == 50_000 and [session.id for session in sessions] == ids[1::2]
+    assert all(sessions.find(id) is None for id in ids[::2])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        (A, 1, 2, 0, []),
+        (A, 2, 0, 0, [bytes(48)]),
+        (A, 1, 0, 0, [b"short"]),
+        (b"no id", 0, 0, 0, []),
+        (B, 0, 0, 0, []),
+    ],
+)
+def test_a_session_that_does_not_hold_what_it_says_is_refused(wrong: tuple[Any, ...]) -> None:
+    sessions = Sessions(10, 10)
+    sessions.open(B, 0)
+
+    with pytest.raises(ValueError):
+        sessions.restore(*wrong)
 
 
 class DumbSession:

@@ -1,0 +1,79 @@
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+Position: TypeAlias = tuple[int, int, int]
+
+class Slots:
+    def append(self, slot: bytes, /) -> None: ...
+    def list(self) -> list[bytes]: ...
+    def take(self) -> bytes: ...
+
+class Sessions:
+    def __init__(self, sessions_max: int, timeout_ns: int, /) -> None: ...
+    def __len__(self) -> int: ...
+    def open(self, id: bytes, clock_ns: int, /) -> int | None: ...
+    def close(self, id: bytes, /) -> None: ...
+    def expire(self, clock_ns: int, /) -> None: ...
+    def find(self, id: bytes, /) -> tuple[bytes, int, int, int, list[bytes]] | None: ...
+    def ids(self) -> list[bytes]: ...
+    def restore(
+        self, id: bytes, last: int, floor: int, active_ns: int, replies: list[bytes], /
+    ) -> None: ...
+    @property
+    def next_check_ns(self) -> int | None: ...
+
+class Events:
+    floor: Position
+    def __init__(self, kept_max: int, kept_bytes_max: int, /) -> None: ...
+    def __len__(self) -> int: ...
+    def keep(self, slot: bytes, /) -> None: ...
+    def all(self) -> list[bytes]: ...
+    def after(
+        self,
+        index: int,
+        ordinal: int,
+        number: int,
+        actor_type: int,
+        key: bytes,
+        bytes_max: int,
+        /,
+    ) -> tuple[bytes, int, bool]: ...
+
+class Commands:
+    def __init__(
+        self,
+        units: object,
+        sessions: Sessions,
+        events: Events,
+        slots: Slots,
+        lanes: Mapping[int, tuple[Any, ...]],
+        position: memoryview,
+        refusals: Mapping[Any, bytes],
+        control: Callable[[int, bytes, int], None],
+        session_window: int,
+        session_replies_bytes_max: int,
+        reply_bytes_max: int,
+        slow: bool,
+        /,
+    ) -> None: ...
+    def apply(
+        self,
+        body: bytes,
+        index: int,
+        time_ns: int,
+        clock_ns: int,
+        skips: set[tuple[int, int]] | None,
+        /,
+    ) -> None: ...
+
+def put_event(
+    slots: Slots,
+    events: Events,
+    position: Position,
+    actor_type: int,
+    key: bytes,
+    message_id: int,
+    time_ns: int,
+    body: bytes,
+    /,
+) -> None: ...
