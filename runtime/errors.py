@@ -6,7 +6,9 @@
     │   ├── NotAReplica         the directory is something else, or has lost its identity
     │   ├── ForeignJournal      a segment of another cluster or another replica
     │   ├── NewerFormat         written by a later leftfold
-    │   └── CorruptJournal      durable bytes changed or vanished: file, offset, why
+    │   ├── CorruptJournal      durable bytes changed or vanished: file, offset, why
+    │   ├── ForeignSnapshot     a snapshot of another cluster or another replica
+    │   └── CorruptSnapshot     a snapshot that does not check: file, offset, why
     └── JournalFailed           the disk refused: nothing is tried again, the replica stops
 
 Assertions are for our own bugs and are not in the tree. Full and empty are return values, not
@@ -53,6 +55,23 @@ class CorruptJournal(OperatorError):
         super().__init__(
             f"The journal is damaged: {file} at offset {offset}: {why}. "
             "Nothing was changed; restore the replica from a copy or from its peers."
+        )
+        self.file = file
+        self.offset = offset
+        self.why = why
+
+
+class ForeignSnapshot(OperatorError):
+    """A snapshot belongs in the directory of another cluster or another replica."""
+
+
+class CorruptSnapshot(OperatorError):
+    """A snapshot does not check, and must not be used."""
+
+    def __init__(self, file: Path, offset: int, why: str) -> None:
+        super().__init__(
+            f"The snapshot is damaged: {file} at offset {offset}: {why}. "
+            "Use an older snapshot, or restore this one from a copy or from a peer."
         )
         self.file = file
         self.offset = offset

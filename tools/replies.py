@@ -22,6 +22,7 @@ from ..runtime.slots import slots_of
 from .decoding import Line, lines_of
 from .fold import apply, begin
 from .history import History, open_history
+from .outputs import answer
 
 
 def last_places(history: History, count: int) -> set[tuple[int, int]]:
@@ -66,21 +67,8 @@ def _answers(egress: bytearray, app: App) -> dict[tuple[bytes, int], Line]:
         if kind == SlotType.REPLY:
             _, _, _, session, request, _, _, status, _ = REPLY.unpack_from(slot)
             content = bytes(slot[REPLY.size :])
-            found[session, request] = _answer(app, tag, Status(status), content)
+            found[session, request] = answer(app, tag, Status(status), content)
     return found
-
-
-def _answer(app: App, tag: int, status: Status, content: bytes) -> Line:
-    if status != Status.OK:
-        return {"status": status.name, "reason": content.decode(errors="replace")}
-    message = app.decode(tag, content)
-    if message is None:
-        return {"status": "OK"}
-    return {
-        "status": "OK",
-        "reply": type(message).__name__,
-        "fields": msgspec.to_builtins(message),
-    }
 
 
 def main() -> int:

@@ -19,10 +19,10 @@ from ..runtime.slots import EntryHeader, slots_of
 from .condition import MESSAGE_NAMES, REPLY_NAMES, Condition, namespace
 from .fold import apply, begin, entries_between
 from .history import History
+from .outputs import ANSWERED
 from .progress import progress
 
 Place = tuple[int, int]
-ANSWERED = (SlotType.OPEN, SlotType.COMMAND, SlotType.CLOSE)
 ORDINAL = 1
 
 
