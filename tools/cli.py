@@ -25,6 +25,7 @@ COMMANDS = (
     ("status", "Show what a replica does, or did last."),
     ("log", "Print a replica's log as JSON lines; `log stat`: what fills it."),
     ("replay", "Fold a replica's log to a point; open the debugger in the handler there."),
+    ("state", "Print one actor's state as JSON, of a running replica or at any place of a log."),
     ("diff", "Show where two folds part: two places, two directories, two versions of the app."),
     ("doctor", "Check whether this machine can run a replica well."),
 )
