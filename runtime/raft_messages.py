@@ -71,12 +71,12 @@ def _layout(tag: int, kind: type[Any], numbers: str, flags: str = "", tail: str 
 LAYOUTS = (
     _layout(1, RequestVote, "last_index last_term", "pre_vote transfer"),
     _layout(2, RequestVoteReply, "", "granted pre_vote"),
-    _layout(3, AppendEntries, "prev_index prev_term commit", tail="entries"),
-    _layout(4, AppendEntriesReply, "index hint_index hint_term", "success"),
+    _layout(3, AppendEntries, "prev_index prev_term commit", "bulk", "entries"),
+    _layout(4, AppendEntriesReply, "index hint_index hint_term", "success repairing"),
     _layout(5, Heartbeat, "commit round"),
     _layout(6, HeartbeatReply, "round"),
-    _layout(7, InstallSnapshot, "last_index last_term offset", "done", "chunk"),
-    _layout(8, InstallSnapshotReply, "last_index offset", "done"),
+    _layout(7, InstallSnapshot, "last_index last_term size offset checksum", "done", "chunk"),
+    _layout(8, InstallSnapshotReply, "last_index offset", "done refused"),
     _layout(9, TimeoutNow, ""),
 )
 _BY_KIND = {layout.kind: layout for layout in LAYOUTS}
