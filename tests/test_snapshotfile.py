@@ -38,11 +38,17 @@ def path(tmp_path):
 def refusal(path, content):
     """How `check` refuses a file of this content; None if it does not."""
     path.write_bytes(content)
+    return refusal_now(path)
+
+
+def refusal_now(path):
+    """How `check` refuses the file as it is."""
+    size = path.stat().st_size
     try:
         check(path)
     except CorruptSnapshot as damage:
         assert damage.file == path
-        assert 0 <= damage.offset <= len(content)
+        assert 0 <= damage.offset <= size
         assert str(path) in str(damage)
         assert f"offset {damage.offset}" in str(damage)
         return damage
@@ -95,16 +101,20 @@ def test_every_flipped_byte_of_a_small_file_is_found(path):
     """Header, chunks and trailer, all of them: no byte is without a checksum."""
     whole = sample(7)
     assert refusal(path, whole) is None
-    for at in range(len(whole)):
-        broken = bytearray(whole)
-        broken[at] ^= 1 << (at % 8)
-        assert refusal(path, broken) is not None, f"byte {at} of {len(whole)}"
+    with path.open("r+b", buffering=0) as file:
+        for at in range(len(whole)):
+            os.pwrite(file.fileno(), bytes([whole[at] ^ 1 << (at % 8)]), at)
+            assert refusal_now(path) is not None, f"byte {at} of {len(whole)}"
+            os.pwrite(file.fileno(), whole[at : at + 1], at)
+    assert refusal_now(path) is None
 
 
 def test_every_truncation_and_every_addition_is_found(path):
     whole = sample(7)
-    for length in range(len(whole)):
-        assert isinstance(refusal(path, whole[:length]), CorruptSnapshot), length
+    path.write_bytes(whole)
+    for length in reversed(range(len(whole))):
+        os.truncate(path, length)
+        assert isinstance(refusal_now(path), CorruptSnapshot), length
     for addition in (b"\0", whole, whole[HEADER_BLOCK_BYTES:]):
         assert isinstance(refusal(path, whole + addition), CorruptSnapshot)
 
