@@ -14,14 +14,18 @@ from ..actors.actor import declaration
 from ..actors.app import Key, encode_body, encode_key, reply_types
 from ..actors.message import Command, message_id
 from . import frames
+from .failures import failure
 from .frames import Position
 
 Reply = TypeVar("Reply")
 
 DEADLINE_S = 30.0
 CONNECT_S = 5.0
-BACK_OFF_S = (0.02, 1.0)
-"""The first and the longest pause before connecting, or asking a cluster that is not ready, again."""
+ATTEMPT_S = 1.0
+"""How long one address may take to greet, when there are others."""
+
+NOT_READY_MAX = 3
+"""How often a replica is asked again that is not ready, before another one is."""
 
 FATAL_ERRORS = {2, 3}
 """Codes of ERROR after which connecting again cannot help: wrong version, wrong cluster."""
@@ -49,6 +53,12 @@ class Call:
     key: bytes
     body: bytes
     message: type
+
+    def result(self, reply: "frames.Reply | frames.Answer") -> Any:
+        """The reply object, or what the reply says went wrong, raised."""
+        if reply.status:
+            raise failure(reply.status, reply.body, reply.index, reply.ordinal)
+        return self.decode(reply)
 
     def decode(self, reply: "frames.Reply | frames.Answer") -> Any:
         """The reply object."""
