@@ -115,7 +115,7 @@ class Machine:
         slot = bytes(slot)
         length, _, tag, session, request, _, key_length, version = COMMAND.unpack_from(slot)
         body_at = COMMAND_BYTES + key_length
-        if version or not body_at <= length <= len(slot):
+        if not body_at <= length <= len(slot):
             status, id, body = BAD_REQUEST
         elif tag == 0:
             name = slot[body_at:length].decode("utf-8", "replace")
@@ -124,9 +124,9 @@ class Machine:
             status, id, body = inspection.inspect(self.app, self.state, name, key, bytes_max)
         else:
             key = slot[COMMAND_BYTES:body_at]
-            status, id, body = self._units.run_query(tag, key, slot[body_at:length])
-        answer = SlotType.ANSWER
-        return reply_slot(answer, id, session, request, (index, 0), Status(status), body)
+            status, id, body = self._units.run_query(tag, version, key, slot[body_at:length])
+        answer, version = SlotType.ANSWER, self.app.versions.get(id, 0)
+        return reply_slot(answer, id, session, request, (index, 0), Status(status), body, version)
 
     def subscribe(self, slot: bytes | memoryview) -> bytes:
         """The run that answers SUBSCRIBE: EVENTS_LOST if some are gone, SUBSCRIBED, the events."""
@@ -203,6 +203,7 @@ class Machine:
         skips, slots = self._skips, self._slots
         window, bytes_max = self.limits.session_window, self.limits.session_replies_bytes_max
         unpack, pack, run = COMMAND.unpack_from, REPLY.pack, self._units.run_command
+        reply_version = self.app.versions.get if self.app.versions else None
         end = len(body)
         start = 0
         ordinal = -1
@@ -235,14 +236,15 @@ class Machine:
             body_at = key_at + key_length
             if skips and (index, ordinal) in skips:
                 status, reply_id, text = SKIPPED
-            elif version or body_at > slot_end:
+            elif body_at > slot_end:
                 status, reply_id, text = BAD_REQUEST
             else:
                 status, reply_id, text = run(
-                    ordinal, tag, body[key_at:body_at], body[body_at:slot_end]
+                    ordinal, tag, version, body[key_at:body_at], body[body_at:slot_end]
                 )
             size = REPLY_BYTES + len(text)
-            head = pack(size, REPLY_TYPE, reply_id, id, request, index, ordinal, status, 0)
+            version = 0 if reply_version is None else reply_version(reply_id, 0)
+            head = pack(size, REPLY_TYPE, reply_id, id, request, index, ordinal, status, version)
             reply = head + text + PADDINGS[size & 7]
             slots.append(reply)
             session.active_ns = clock_ns
