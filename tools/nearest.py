@@ -5,7 +5,6 @@ replica cannot take away both a snapshot and the log behind an older one. A snap
 check is named on stderr, and the one before it is taken.
 """
 
-import re
 import sys
 from collections.abc import Iterator, MutableSequence
 from pathlib import Path
@@ -17,27 +16,18 @@ from ..actors.machine import Machine
 from ..runtime.errors import CorruptSnapshot, OperatorError
 from ..runtime.identity import Identity
 from ..runtime.snapshotfile import contents, read_header
+from ..runtime.snapshots import list_snapshots
 from .held import LISTINGS_MAX, Held
 
 DIRECTORY = "snapshots"
-NAME = re.compile(r"snapshot-(\d{20})\.lfs")
-
-
-def snapshot_name(index: int) -> str:
-    """The file name of the snapshot of an index."""
-    return f"snapshot-{index:020d}.lfs"
 
 
 def hold_snapshots(directory: Path) -> dict[int, Held]:
     """Open every snapshot of a replica's directory, by index, oldest first."""
     for _ in range(LISTINGS_MAX):
         try:
-            names = sorted(path.name for path in (directory / DIRECTORY).iterdir())
-            found = {name: matched for name in names if (matched := NAME.fullmatch(name))}
-            return {
-                int(matched[1]): Held.open(directory / DIRECTORY / name)
-                for name, matched in found.items()
-            }
+            listed = list_snapshots(directory / DIRECTORY)
+            return {index: Held.open(path) for index, path in listed}
         except FileNotFoundError:
             if not (directory / DIRECTORY).exists():
                 return {}
