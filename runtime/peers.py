@@ -165,11 +165,6 @@ class Peers:
         return max(0, self._wake_ns - now_ns)
 
     @property
-    def busy(self) -> bool:
-        """Something is to be sent at once."""
-        return bool(self._dirty)
-
-    @property
     def ends(self) -> tuple[Consumer | Producer, ...]:
         """The ring ends that the gateway's doorbell watches for this."""
         return self.bulk_send, self.receive, self.bulk_receive

@@ -60,7 +60,8 @@ def client_context(files: TlsFiles) -> ssl.SSLContext:
 def _context(protocol: int, files: TlsFiles) -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.num_tickets = 0 if protocol == ssl.PROTOCOL_TLS_SERVER else context.num_tickets
+    if protocol == ssl.PROTOCOL_TLS_SERVER:
+        context.num_tickets = 0  # Sessions are not resumed: connections last.
     try:
         context.load_verify_locations(files.authority)
     except (OSError, ssl.SSLError) as error:
@@ -158,6 +159,7 @@ class TlsStream:
     """The host that was dialled, whose certificate it must be."""
     ready: bool = field(default=False, init=False)
     ended: bool = field(default=False, init=False)
+    """Nothing more can come; what is still sent is thrown away if TLS broke."""
     _incoming: ssl.MemoryBIO = field(factory=ssl.MemoryBIO, init=False)
     _outgoing: ssl.MemoryBIO = field(factory=ssl.MemoryBIO, init=False)
     _tls: ssl.SSLObject = field(init=False)
@@ -184,10 +186,13 @@ class TlsStream:
 
     def send(self, data: bytes) -> None:
         """Encrypt, once that is possible."""
-        if self.ready:
-            self._tls.write(data)
-        else:
+        if not self.ready:
             self._waiting += data
+            return
+        try:
+            self._tls.write(data)
+        except ssl.SSLError:
+            self.ended = True  # It had broken before; who reads is told why.
 
     def outgoing(self) -> bytes:
         """Ciphertext for the socket."""
@@ -235,6 +240,7 @@ class TlsStream:
         except ssl.SSLZeroReturnError:
             self.ended = True
         except ssl.SSLError as error:
+            self.ended = True
             raise StreamBroken(_clause(error)) from error
         return b"".join(parts)
 
