@@ -308,7 +308,9 @@ class BlockingClient:
                         "no room in the window came in time: the command was not sent"
                     )
             encoded = asked.call
-            asked.number = number_it(encoded.message_id, encoded.key, encoded.body, asked)
+            asked.number = number_it(
+                encoded.message_id, encoded.key, encoded.body, asked, encoded.version
+            )
         except Exception as error:  # noqa: BLE001 - raised where the outcome is asked for
             asked(None, error)
         return asked

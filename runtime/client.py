@@ -39,7 +39,7 @@ from .calls import (
     EventFilter,
     call,
 )
-from .failures import Disconnected, NotApplied, TimedOut, Unknown, WrongCluster
+from .failures import Disconnected, NotApplied, TimedOut, Unknown, Unreadable, WrongCluster
 from .frames import BEFORE_ALL, Position
 from .pulse import PATIENCE_S, Pulse
 from .recorder import Recorder, Recording
@@ -300,7 +300,9 @@ class Client:
 
         async def ask() -> Any:
             await turns.take(future)
-            waiting.number = number_it(encoded.message_id, encoded.key, encoded.body, waiting)
+            waiting.number = number_it(
+                encoded.message_id, encoded.key, encoded.body, waiting, encoded.version
+            )
             self._flush_soon()
             return await future
 
@@ -394,7 +396,7 @@ class Client:
         assert reply is not None
         try:
             waiting.future.set_result(waiting.call.decode(reply))
-        except (frames.ProtocolError, msgspec.MsgspecError) as wrong:
+        except (frames.ProtocolError, Unreadable, msgspec.MsgspecError) as wrong:
             waiting.future.set_exception(wrong)
 
     # Events

@@ -9,6 +9,7 @@
     ├── SessionExpired          the session is gone: whether earlier unknown requests were applied cannot be asked any more
     ├── Unknown                 no answer in time: applied or not, `resolve` will tell
     ├── NotApplied              a request of an earlier process was not applied, and never will be
+    ├── Unreadable              a reply or an event is of a version that this code does not read
     ├── DiskFull                the replica has no room for commands: this one was not applied, and never will be
     ├── TimedOut                a query got no answer in time
     ├── EventsLost              a subscription asked for events that are no longer kept
@@ -45,6 +46,10 @@ class Unknown(ClientError):
 
 class NotApplied(ClientError):
     """A request of an earlier process was not applied, and never will be: ask anew if it is still wanted."""
+
+
+class Unreadable(ClientError):
+    """A reply or an event is of a version that this client's code does not read. A request was carried out."""
 
 
 class DiskFull(ClientError):

@@ -63,6 +63,8 @@ class Request:
     key: bytes
     body: bytes
     settle: Settle
+    version: int = 0
+    """Of the message in the body."""
     in_flight: bool = False
     why: str = ""
     raw: bool = False
@@ -150,22 +152,26 @@ class Session:
         """Whether the cluster refused, so that nothing is sent for now."""
         return self.refusal is not None
 
-    def command(self, message_id: int, key: bytes, body: bytes, settle: Settle) -> int:
+    def command(
+        self, message_id: int, key: bytes, body: bytes, settle: Settle, version: int = 0
+    ) -> int:
         """Number a command and queue it. Only with `room`."""
         self._check_alive()
         assert self.room > 0, "more in flight than the cluster keeps replies for"
         self.last_request += 1
         number = self.last_request
-        self._commands[number] = Request(number, message_id, key, body, settle)
+        self._commands[number] = Request(number, message_id, key, body, settle, version)
         self._unsent.append(number)
         return number
 
-    def query(self, message_id: int, key: bytes, body: bytes, settle: Settle) -> int:
+    def query(
+        self, message_id: int, key: bytes, body: bytes, settle: Settle, version: int = 0
+    ) -> int:
         """Queue a query."""
         self._check_alive()
         self._last_query += 1
         number = self._last_query
-        self._queries[number] = Request(number, message_id, key, body, settle)
+        self._queries[number] = Request(number, message_id, key, body, settle, version)
         self._unsent_queries.append(number)
         return number
 
@@ -253,6 +259,7 @@ class Session:
                         request.number - min(self.answered, request.number - 1),
                         request.key,
                         request.body,
+                        request.version,
                     )
                 )
             while self._unsent_queries:
@@ -260,7 +267,12 @@ class Session:
                 if request is not None:
                     out.append(
                         frames.query(
-                            request.message_id, self.id, request.number, request.key, request.body
+                            request.message_id,
+                            self.id,
+                            request.number,
+                            request.key,
+                            request.body,
+                            request.version,
                         )
                     )
         data = b"".join(out)
