@@ -42,7 +42,7 @@ def run(
     handler_budget_ms: int = 1_000,
     drain_s: float = 10.0,
     snapshot_log_mib: float = SNAPSHOT_LOG_BYTES / MIB,
-    snapshot_at_stop: bool = True,
+    snapshot_at_stop: Annotated[bool, Parameter(negative="--no-snapshot-at-stop")] = True,
     disk_max_gib: float | None = None,
     json: bool = False,
     end_with: Annotated[int | None, Parameter(show=False)] = None,
