@@ -9,6 +9,7 @@ from .app import App
 from .context import Context
 from .errors import ActorsError, DefinitionError, Rejected, TargetQuarantined
 from .message import Command, message
+from .versions import Fields, upcast
 
 __all__ = [
     "ActorsError",
@@ -16,6 +17,7 @@ __all__ = [
     "Command",
     "Context",
     "DefinitionError",
+    "Fields",
     "Rejected",
     "TargetQuarantined",
     "actor",
@@ -24,4 +26,5 @@ __all__ = [
     "on_timer",
     "query",
     "state",
+    "upcast",
 ]

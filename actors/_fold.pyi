@@ -5,8 +5,9 @@ Position: TypeAlias = tuple[int, int, int]
 
 class Slots:
     def append(self, slot: bytes, /) -> None: ...
+    def clear(self) -> None: ...
     def list(self) -> list[bytes]: ...
-    def take(self) -> bytes: ...
+    def run(self) -> bytes: ...
 
 class Sessions:
     def __init__(self, sessions_max: int, timeout_ns: int, /) -> None: ...
@@ -47,6 +48,7 @@ class Commands:
         events: Events,
         slots: Slots,
         lanes: Mapping[int, tuple[Any, ...]],
+        versions: Mapping[int, int],
         position: memoryview,
         refusals: Mapping[Any, bytes],
         control: Callable[[int, bytes, int], None],
@@ -73,6 +75,7 @@ def put_event(
     actor_type: int,
     key: bytes,
     message_id: int,
+    version: int,
     time_ns: int,
     body: bytes,
     /,

@@ -13,7 +13,8 @@
 
 An actor exists once per key and comes into being, with its defaults, at the first command for that
 key. Every rule is checked when the class is made; an error names the remedy. Nested state is an
-attrs class: plain `attrs.define`, or `@state`, which is the same with faster assignment.
+attrs class: plain `attrs.define`, or `@state`, which is the same with faster assignment. State that
+an older version wrote into a snapshot is lifted, see versions.py; parts are lifted with the actor.
 Finding the actor for a message is left to the App, running it to the machine.
 """
 
@@ -26,8 +27,9 @@ from typing import Any, Literal, TypeVar, dataclass_transform, overload
 import attrs
 
 from .errors import DefinitionError
+from .fields import check_body, check_fields, check_types
 from .message import ID_MAX, message_id
-from .schema import check_body, check_fields, check_types
+from .versions import Versions, check_version, upcasters, versions_of
 
 C = TypeVar("C", bound=type)
 F = TypeVar("F", bound=Callable[..., object])
@@ -62,6 +64,7 @@ class Declaration:
     key: type
     emits: tuple[type, ...]
     methods: tuple[Method, ...]
+    versions: Versions
 
 
 @overload
@@ -100,6 +103,11 @@ def on_timer(method: F, /) -> F:
 def state(cls: C, /) -> C:
     """A class for parts of an actor's state: attrs, slotted, checked as `@actor` checks."""
     check_body(cls, "state")
+    for name, _, _ in upcasters(cls):
+        raise DefinitionError(
+            f"{cls.__qualname__}.{name}: a part has no version of its own; raise the version of the "
+            "actor or the message that holds it, and lift the part there"
+        )
     made = attrs.define(
         slots=True, auto_attribs=True, on_setattr=attrs.setters.NO_OP, weakref_slot=False
     )(cls)
@@ -109,16 +117,21 @@ def state(cls: C, /) -> C:
 
 
 @dataclass_transform(field_specifiers=(attrs.field,))
-def actor(*, id: int, key: type, emits: tuple[type, ...] = ()) -> Callable[[C], C]:
+def actor(
+    *, id: int, key: type, emits: tuple[type, ...] = (), version: int = 0, oldest: int = 0
+) -> Callable[[C], C]:
     """Make the class an actor type.
 
     `id`: 1 to 65535, stable for ever. `key`: str, int (64 bits, signed) or bytes. `emits`: the
-    message classes that its handlers may emit as events.
+    message classes that its handlers may emit as events. `version`: of its fields and their parts;
+    raise it by one when they change other than by a new field with a default. `oldest`: the oldest
+    version that is still read.
     """
     if type(id) is not int or not 1 <= id <= ID_MAX:
         raise DefinitionError(f"@actor(id={id!r}): the id is an integer from 1 to {ID_MAX}")
     if key not in (str, int, bytes):
         raise DefinitionError(f"@actor(key={key!r}): the key is str, int or bytes")
+    check_version(version, oldest, f"@actor(id={id}, ")
 
     def decorate(cls: C) -> C:
         check_body(cls, "actor")
@@ -137,7 +150,10 @@ def actor(*, id: int, key: type, emits: tuple[type, ...] = ()) -> Callable[[C], 
         for event in emits:
             if message_id(event) is None:
                 raise DefinitionError(f"{owner}: emits {event!r}, which is not a @message class")
-        made.__actor__ = Declaration(id, key, emits, _methods(made))  # type: ignore[attr-defined]
+        versions = versions_of(made, version, oldest)
+        made.__actor__ = Declaration(  # type: ignore[attr-defined]
+            id, key, emits, _methods(made), versions
+        )
         return made
 
     return decorate

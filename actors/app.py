@@ -4,7 +4,8 @@
 
 It is made once, at import, and never changes. It checks what can only be checked when all classes
 are known: numbers that are used twice, replies that do not fit, types that were not defined yet.
-Clients and tools need nothing but the App to write and read slots.
+Clients and tools need nothing but the App to write and read slots. What it holds can be told as plain
+values: `schema()`.
 """
 
 import sys
@@ -17,8 +18,10 @@ import msgspec
 
 from .actor import Declaration, Method, declaration
 from .errors import DefinitionError
-from .message import Command, message_id
-from .schema import check_types
+from .fields import check_types
+from .message import Command, message_id, message_versions
+from .schema import schema_of
+from .versions import Versions
 
 Key = str | int | bytes
 Decode = Callable[[bytes], Any]
@@ -26,6 +29,7 @@ Decode = Callable[[bytes], Any]
 encode_body: Callable[[object], bytes] = msgspec.msgpack.Encoder().encode
 
 KEY_INT_BYTES = 8
+BUILD_MAX = 200
 
 
 def encode_key(kind: type, key: Key) -> bytes:
@@ -59,6 +63,19 @@ class ActorType:
     key: type
     emits: dict[type, int]
     decode: Decode
+    versions: Versions
+    _decode_many: Callable[[bytes], list[Any]]
+
+    def decode_states(self, version: int, payload: bytes | memoryview) -> list[Any]:
+        """The actors in a msgpack array of states; an older version is lifted, a newer refused."""
+        if version != self.versions.current:
+            payload = self.versions.lift_bodies(version, bytes(payload))
+        return self._decode_many(payload)  # type: ignore[arg-type]
+
+    @property
+    def version(self) -> int:
+        """The version that states are written with."""
+        return self.versions.current
 
     @property
     def name(self) -> str:
@@ -77,6 +94,14 @@ class Route:
     decode: Decode
     # The wire id of each class that the method may return; NoneType is 0.
     replies: dict[type, int]
+    versions: Versions
+
+    def decoder(self, version: int) -> Decode:
+        """Decodes what this version of the message wrote, lifted to the present one."""
+        decode, versions = self.decode, self.versions
+        if version == versions.current:
+            return decode
+        return lambda body: decode(versions.lift_body(version, body))
 
     @property
     def call(self) -> Callable[[Any, Any, Any], Any]:
@@ -90,16 +115,30 @@ class Route:
 class App:
     """The registry of one application; see the file's text."""
 
-    def __init__(self, *, actors: Iterable[type], name: str = "app") -> None:
+    def __init__(
+        self, *, actors: Iterable[type], name: str = "app", build: str | None = None
+    ) -> None:
+        """`build`: a text that is another one whenever the code answers differently.
+
+        Without one the build is made from the sources, see runtime/build.py.
+        """
+        if build is not None and not (build.isprintable() and 0 < len(build) <= BUILD_MAX):
+            raise DefinitionError(
+                f"App(build={build!r}): a build is one line of 1 to {BUILD_MAX} printable characters"
+            )
         self.name = name
+        self.build = build
         self.actor_types: dict[int, ActorType] = {}
         self.messages: dict[int, type] = {}
         self.commands: dict[int, Route] = {}
         self.queries: dict[int, Route] = {}
         self.timers: dict[int, Route] = {}
+        # By wire id, of the messages that are not of version 0.
+        self.versions: dict[int, int] = {}
         self._decoders: dict[int, Decode] = {}
         self._types: dict[type, ActorType] = {}
         self._routes: dict[type, Route] = {}
+        self._schema_json: bytes | None = None
         for cls in actors:
             self._add_actor(cls, declaration(cls))
         if not self.actor_types:
@@ -116,9 +155,27 @@ class App:
             raise TypeError(f"{type(message).__qualname__} is not a message of App {self.name!r}")
         return id, encode_body(message)
 
-    def decode(self, id: int, body: bytes | memoryview) -> Any:
-        """The message with this wire id and body; id 0 is None."""
-        return None if id == 0 else self._decoders[id](body)  # type: ignore[arg-type]
+    def decode(self, id: int, body: bytes | memoryview, version: int | None = None) -> Any:
+        """The message with this wire id and body, of the present version or lifted; id 0 is None."""
+        if id == 0:
+            return None
+        if version is not None and version != self.versions.get(id, 0):
+            body = self.lift(id, version, bytes(body))
+        return self._decoders[id](body)  # type: ignore[arg-type]
+
+    def lift(self, id: int, version: int, body: bytes) -> bytes:
+        """The body of a message of this version as the present version has it."""
+        return message_versions(self.messages[id]).lift_body(version, body)
+
+    def schema(self) -> dict[str, Any]:
+        """All classes and what they have to do with each other, as plain values; see schema.py."""
+        return schema_of(self)
+
+    def schema_json(self) -> bytes:
+        """The schema as JSON, the same bytes for the same schema."""
+        if self._schema_json is None:
+            self._schema_json = msgspec.json.encode(self.schema(), order="sorted")
+        return self._schema_json
 
     def route_for(self, message: type) -> Route:
         """Where messages of this class go; TypeError if no actor takes them."""
@@ -157,7 +214,13 @@ class App:
             )
         emits = {event: self._add_message(event) for event in declared.emits}
         actor = ActorType(
-            declared.id, cls, declared.key, emits, msgspec.msgpack.Decoder(cls).decode
+            declared.id,
+            cls,
+            declared.key,
+            emits,
+            msgspec.msgpack.Decoder(cls).decode,
+            declared.versions,
+            msgspec.msgpack.Decoder(list[cls]).decode,  # type: ignore[valid-type]
         )
         self.actor_types[declared.id] = actor
         self._types[cls] = actor
@@ -175,7 +238,8 @@ class App:
         replies = {NoneType: 0}
         if method.kind != "on_timer":
             replies = self._replies(method)
-        route = Route(method.message, id, actor, method, self._decoders[id], replies)
+        versions = message_versions(method.message)
+        route = Route(method.message, id, actor, method, self._decoders[id], replies, versions)
         self._routes[method.message] = route
         tables = {"handler": self.commands, "query": self.queries, "on_timer": self.timers}
         tables[method.kind][id] = route
@@ -195,6 +259,9 @@ class App:
                     f"{cls.__qualname__}: a field's type is not defined at module level"
                 )
             self._decoders[id] = msgspec.msgpack.Decoder(cls).decode
+            version = message_versions(cls).current
+            if version:
+                self.versions[id] = version
         return id
 
     def _replies(self, method: Method) -> dict[type, int]:

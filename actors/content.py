@@ -75,6 +75,8 @@ class HeldTimer:
 
     name: str
     actor_type: int
+    # Of the messages, in every timer.
+    version: int
 
 
 @frozen

@@ -50,3 +50,11 @@ class StateNotEncodable(SnapshotError):
 
 class SnapshotRefused(SnapshotError):
     """The chunks are incomplete, corrupt, or written by an App that does not fit."""
+
+
+class UnreadableVersion(ActorsError):
+    """A value is of a version that its class does not read; the text names both versions."""
+
+
+class UpcastFailed(ActorsError):
+    """An upcaster raised, or returned no fields; the text names it."""

@@ -19,6 +19,7 @@ from attrs import Factory, define
 
 SCALARS = frozenset((int, str, bytes, bool, float, type(None)))
 SHOWN_MAX = 60
+MISSING = object()
 
 encode = msgspec.msgpack.Encoder().encode
 
@@ -56,8 +57,8 @@ class Seen:
         return True
 
 
-def alike(live: list[Any], decoded: list[Any], seen: Seen) -> bool:
-    """Whether two columns whose bytes are equal have equal types too, and share nothing."""
+def alike(live: list[Any], decoded: list[Any], seen: Seen | None) -> bool:
+    """Whether two columns whose bytes are equal have equal types, and nothing that was `seen`."""
     if not live:
         return True
     types = list(map(type, live))
@@ -70,14 +71,14 @@ def alike(live: list[Any], decoded: list[Any], seen: Seen) -> bool:
             ours = [value for value in live if type(value) is cls]
             theirs = [value for value in decoded if type(value) is cls]
             holders = 2
-        if is_mutable(cls) and not seen.add(ours, holders):
+        if seen is not None and is_mutable(cls) and not seen.add(ours, holders):
             return False
         if not _alike_of(cls, ours, theirs, seen):
             return False
     return True
 
 
-def _alike_of(cls: type, live: list[Any], decoded: list[Any], seen: Seen) -> bool:
+def _alike_of(cls: type, live: list[Any], decoded: list[Any], seen: Seen | None) -> bool:
     """The same for the parts of values of one type."""
     if attrs.has(cls):
         for field in attrs.fields(cls):
@@ -105,6 +106,8 @@ def is_mutable(cls: type[Any]) -> bool:
 
 def fault(declared: Any, value: Any, where: str) -> str | None:
     """The innermost value that does not come back the same, and how; None if all do."""
+    if value is MISSING:
+        return f"{where} is missing"
     why = _why(declared, value)
     if why is None:
         return None
@@ -155,7 +158,7 @@ def _why(declared: Any, value: Any) -> str | None:
         return f"of type {type(value).__name__}, and comes back as {type(decoded).__name__}"
     if encode(decoded) != body:
         return f"and comes back as {shown(decoded)}"
-    if not alike([value], [decoded], Seen()):
+    if not alike([value], [decoded], None):
         return "and holds values that come back with another type"
     return None
 
@@ -169,7 +172,7 @@ def _parts(declared: Any, value: Any) -> Iterator[tuple[str, Any, Any]]:
         except NameError:
             hints = {}
         for field in attrs.fields(cls):
-            yield f".{field.name}", getattr(value, field.name), hints.get(field.name, Any)
+            yield f".{field.name}", getattr(value, field.name, MISSING), hints.get(field.name, Any)
         return
     options = [declared, *get_args(declared)]
     inner = next((get_args(o) for o in options if get_origin(o) is cls), ())

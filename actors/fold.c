@@ -55,7 +55,7 @@ struct reply {
     uint8_t session[16];
     uint64_t request, index;
     uint32_t ordinal;
-    uint16_t status, zero;
+    uint16_t status, version; /* of the reply's message */
 };
 
 struct event {
@@ -64,7 +64,7 @@ struct event {
     uint64_t index;
     uint32_t ordinal, number;
     uint16_t actor_type, key_length;
-    uint32_t zero;
+    uint32_t version; /* of the event's message */
     int64_t time_ns;
 };
 
@@ -167,14 +167,19 @@ static PyObject *slots_list(PyObject *self, PyObject *unused)
     return fifo_list(&((struct slots *)self)->run);
 }
 
-static PyObject *slots_take(PyObject *self, PyObject *unused)
+static PyObject *slots_run(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    const struct fifo *run = &((struct slots *)self)->run;
+    return bytes_from(run->bytes + run->start, fifo_bytes(run));
+}
+
+static PyObject *slots_clear(PyObject *self, PyObject *unused)
 {
     (void)unused;
     struct fifo *run = &((struct slots *)self)->run;
-    PyObject *taken = bytes_from(run->bytes + run->start, fifo_bytes(run));
-    if (taken)
-        run->start = run->end = run->count = 0;
-    return taken;
+    run->start = run->end = run->count = 0;
+    Py_RETURN_NONE;
 }
 
 static void slots_end(PyObject *self)
@@ -185,8 +190,9 @@ static void slots_end(PyObject *self)
 
 static PyMethodDef slots_methods[] = {
     {"append", slots_append, METH_O, "Add one padded slot."},
-    {"list", slots_list, METH_NOARGS, "All slots since the last `take`, one by one."},
-    {"take", slots_take, METH_NOARGS, "All slots since the last call, as one run."},
+    {"clear", slots_clear, METH_NOARGS, "Begin anew."},
+    {"list", slots_list, METH_NOARGS, "The slots, one by one."},
+    {"run", slots_run, METH_NOARGS, "The slots as one run."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -570,6 +576,7 @@ struct lane {
 struct commands {
     PyObject_HEAD
     /* Found in `Units`, see its text. */
+    PyObject *versions; /* by message id, of those that are not of version 0 */
     PyObject *units, *context, *outputs, *quarantined, *encode;
     PyObject *run_command, *end_command, *wrong_reply, *commit, *control;
     struct sessions_object *sessions;
@@ -609,6 +616,17 @@ static const struct lane *lane_of(const struct commands *self, uint16_t id)
     return NULL;
 }
 
+/* The version in which a message is written. */
+static uint16_t version_of(const struct commands *self, uint16_t id)
+{
+    if (!id || !PyDict_Size(self->versions))
+        return 0;
+    PyObject *new_id = PyLong_FromLong(id);
+    PyObject *found = new_id ? PyDict_GetItemWithError(self->versions, new_id) : NULL;
+    Py_XDECREF(new_id);
+    return found ? (uint16_t)PyLong_AsLong(found) : 0;
+}
+
 /* Lay a REPLY into the outputs; its place, or NULL. */
 static uint8_t *put_reply(struct commands *self, const struct unit *unit, uint16_t status, uint16_t id,
                           const uint8_t *text, size_t text_bytes)
@@ -627,6 +645,7 @@ static uint8_t *put_reply(struct commands *self, const struct unit *unit, uint16
         .index = unit->index,
         .ordinal = unit->ordinal,
         .status = status,
+        .version = version_of(self, id),
     };
     memcpy(reply.session, unit->command->session, 16);
     memset(room + padded - 8, 0, 8);
@@ -762,6 +781,7 @@ static int emit(struct commands *self, const struct unit *unit, uint32_t number,
         .number = number,
         .actor_type = (uint16_t)actor_type,
         .key_length = (uint16_t)key_length,
+        .version = version_of(self, (uint16_t)id),
         .time_ns = unit->time_ns,
     };
     return put_event(self->slots, self->events, &event, key, body, (size_t)body_length);
@@ -1000,10 +1020,11 @@ static int commands_init(PyObject *object, PyObject *arguments, PyObject *names)
 {
     (void)names;
     struct commands *self = (struct commands *)object;
-    PyObject *units, *sessions, *events, *slots, *lanes, *position, *refusals, *control;
+    PyObject *units, *sessions, *events, *slots, *lanes, *versions, *position, *refusals, *control;
     unsigned long long window, replies_bytes_max, reply_bytes_max;
-    if (!PyArg_ParseTuple(arguments, "OO!O!O!O!OO!OKKKp", &units, sessions_type, &sessions, events_type, &events,
-                          slots_type, &slots, &PyDict_Type, &lanes, &position, &PyDict_Type, &refusals, &control,
+    if (!PyArg_ParseTuple(arguments, "OO!O!O!O!O!OO!OKKKp", &units, sessions_type, &sessions, events_type, &events,
+                          slots_type, &slots, &PyDict_Type, &lanes,
+                          &PyDict_Type, &versions, &position, &PyDict_Type, &refusals, &control,
                           &window, &replies_bytes_max, &reply_bytes_max, &self->slow))
         return -1;
     if (PyObject_GetBuffer(position, &self->position, PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS) < 0)
@@ -1012,7 +1033,8 @@ static int commands_init(PyObject *object, PyObject *arguments, PyObject *names)
         PyErr_SetString(PyExc_ValueError, "the position has three words");
         return -1;
     }
-    Py_INCREF(units), Py_INCREF(sessions), Py_INCREF(events), Py_INCREF(slots), Py_INCREF(control);
+    Py_INCREF(versions), Py_INCREF(units), Py_INCREF(sessions), Py_INCREF(events), Py_INCREF(slots), Py_INCREF(control);
+    self->versions = versions;
     self->units = units;
     self->sessions = (struct sessions_object *)sessions;
     self->events = (struct events_object *)events;
@@ -1036,6 +1058,7 @@ static int commands_traverse(PyObject *object, visitproc visit, void *arg)
 {
     struct commands *self = (struct commands *)object;
     Py_VISIT(Py_TYPE(object));
+    Py_VISIT(self->versions);
     Py_VISIT(self->units);
     Py_VISIT(self->context);
     Py_VISIT(self->outputs);
@@ -1058,6 +1081,7 @@ static int commands_traverse(PyObject *object, visitproc visit, void *arg)
 static int commands_clear(PyObject *object)
 {
     struct commands *self = (struct commands *)object;
+    Py_CLEAR(self->versions);
     Py_CLEAR(self->units);
     Py_CLEAR(self->context);
     Py_CLEAR(self->outputs);
@@ -1110,7 +1134,7 @@ static PyMethodDef commands_methods[] = {
 };
 
 static PyType_Slot commands_slots[] = {
-    {Py_tp_doc, "(units, sessions, events, slots, lanes, position, refusals, control, window, replies_bytes_max, "
+    {Py_tp_doc, "(units, sessions, events, slots, lanes, versions, position, refusals, control, window, replies_bytes_max, "
                 "reply_bytes_max, slow): the loop over an entry's commands."},
     {Py_tp_new, new_instance},
     {Py_tp_init, commands_init},
@@ -1123,19 +1147,19 @@ static PyType_Slot commands_slots[] = {
 
 /* The module */
 
-/* (slots, events, (index, ordinal, number), actor type, key, message id, time_ns, body): what `emit` does, for
+/* (slots, events, (index, ordinal, number), actor type, key, message id, version, time_ns, body): what `emit` does, for
  * the roads that run in Python. */
 static PyObject *put_event_from_python(PyObject *module, PyObject *arguments)
 {
     (void)module;
     PyObject *slots, *events;
     unsigned long long index;
-    unsigned int ordinal, number, actor_type, id;
+    unsigned int ordinal, number, actor_type, id, version;
     long long time_ns;
     const char *key, *body;
     Py_ssize_t key_length, body_length;
-    if (!PyArg_ParseTuple(arguments, "O!O!(KII)Iy#ILy#", slots_type, &slots, events_type, &events, &index, &ordinal,
-                          &number, &actor_type, &key, &key_length, &id, &time_ns, &body, &body_length))
+    if (!PyArg_ParseTuple(arguments, "O!O!(KII)Iy#IILy#", slots_type, &slots, events_type, &events, &index, &ordinal,
+                          &number, &actor_type, &key, &key_length, &id, &version, &time_ns, &body, &body_length))
         return NULL;
     struct event event = {
         .tag = (uint16_t)id,
@@ -1144,6 +1168,7 @@ static PyObject *put_event_from_python(PyObject *module, PyObject *arguments)
         .number = number,
         .actor_type = (uint16_t)actor_type,
         .key_length = (uint16_t)key_length,
+        .version = version,
         .time_ns = time_ns,
     };
     if (!put_event((struct slots *)slots, (struct events_object *)events, &event, (const uint8_t *)key,
@@ -1154,7 +1179,7 @@ static PyObject *put_event_from_python(PyObject *module, PyObject *arguments)
 
 static PyMethodDef functions[] = {
     {"put_event", put_event_from_python, METH_VARARGS,
-     "(slots, events, position, actor type, key, message id, time_ns, body): an event goes out, and is kept."},
+     "(slots, events, position, actor type, key, message id, version, time_ns, body): an event goes out, and is kept."},
     {NULL, NULL, 0, NULL},
 };
 

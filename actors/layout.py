@@ -94,9 +94,10 @@ HEADER: Final = Struct("<IHH")
 # header, session, request, unanswered, key length, message version; then key, body.
 # OPEN, CLOSE and QUERY have the same head.
 COMMAND: Final = Struct("<IHH16sQIHH")
-# header, session, request, index, ordinal, status, 0; then the body. ANSWER is the same.
+# header, session, request, index, ordinal, status, version of the reply's message; then the body.
+# ANSWER is the same.
 REPLY: Final = Struct("<IHH16sQQIHH")
-# header, index, ordinal, number, actor type, key length, 0, time_ns; then key, body.
+# header, index, ordinal, number, actor type, key length, message version, time_ns; then key, body.
 EVENT: Final = Struct("<IHHQIIHHIq")
 # header, session, request, after index, after ordinal, after number, actor type, key length,
 # flags; then the key.
@@ -132,9 +133,10 @@ def reply_slot(
     position: tuple[int, int],
     status: Status,
     body: bytes,
+    version: int = 0,
 ) -> bytes:
     """A padded REPLY or ANSWER. The machine packs the successful reply itself, for speed."""
     index, ordinal = position
     length = REPLY.size + len(body)
-    head = REPLY.pack(length, type_, tag, session, request, index, ordinal, status, 0)
+    head = REPLY.pack(length, type_, tag, session, request, index, ordinal, status, version)
     return head + body + PADDINGS[length & 7]

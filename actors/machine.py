@@ -81,7 +81,8 @@ class Machine:
             self.state.sessions.table,
             self.state.events.kept,
             self._slots,
-            {id: (*lane[:5], 0) for id, lane in self._units.commands.items()},
+            self._units.lanes(),
+            app.versions,
             words,
             REFUSALS,
             self._control,
@@ -102,13 +103,14 @@ class Machine:
             state.jumps_ns += time_ns - state.time_ns
         state.index = index
         state.time_ns = time_ns
+        self._slots.clear()
         self._units.begin_entry(index, time_ns)
         if kind == EntryKind.COMMANDS:
             self._commands.apply(bytes(body), index, time_ns, state.clock_ns, self._skips or None)
         elif kind == EntryKind.TIME:
             state.sessions.expire(state.clock_ns)
             self._fire_timers()
-        run = self._slots.take()
+        run = self._slots.run()
         if run:
             # The CRC-32 of a run is the chain over its slots: every unit's link in one call.
             state.digest = crc32(run, state.digest)
@@ -122,7 +124,7 @@ class Machine:
         slot = bytes(slot)
         length, _, tag, session, request, _, key_length, version = COMMAND.unpack_from(slot)
         body_at = COMMAND.size + key_length
-        if version or not body_at <= length <= len(slot):
+        if not body_at <= length <= len(slot):
             status, id, body = Status.BAD_REQUEST, 0, REFUSALS[Status.BAD_REQUEST]
         elif tag == 0:
             name = slot[body_at:length].decode("utf-8", "replace")
@@ -131,9 +133,9 @@ class Machine:
             status, id, body = inspection.inspect(self.app, self.state, name, key, bytes_max)
         else:
             key = slot[COMMAND.size : body_at]
-            status, id, body = self._units.run_query(tag, key, slot[body_at:length])
-        answer = SlotType.ANSWER
-        return reply_slot(answer, id, session, request, (index, 0), Status(status), body)
+            status, id, body = self._units.run_query(tag, version, key, slot[body_at:length])
+        answer, version = SlotType.ANSWER, self.app.versions.get(id, 0)
+        return reply_slot(answer, id, session, request, (index, 0), Status(status), body, version)
 
     def subscribe(self, slot: bytes | memoryview) -> bytes:
         """The run that answers SUBSCRIBE: EVENTS_LOST if some are gone, SUBSCRIBED, the events."""

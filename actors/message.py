@@ -7,8 +7,9 @@
 
 `@message` makes a slotted attrs class. Type checkers see it frozen; at run time it is not, since a
 frozen attrs class takes twice as long to construct and everything that leaves a handler is encoded
-at that moment anyway. On the wire a message is its id, in the slot's tag, and a msgpack map of its
-fields: a field added later needs a default. Which actor handles it is left to the App.
+at that moment anyway. On the wire a message is its id, in the slot's tag, its version, and a msgpack map of
+its fields. A field added later needs a default; for any other change raise the version and lift
+what older versions wrote, see versions.py. Which actor handles it is left to the App.
 """
 
 from collections.abc import Callable
@@ -17,7 +18,8 @@ from typing import Any, Generic, TypeVar, dataclass_transform
 import attrs
 
 from .errors import DefinitionError
-from .schema import check_body, check_fields, check_types
+from .fields import check_body, check_fields, check_types
+from .versions import Versions, check_version, versions_of
 
 Reply_co = TypeVar("Reply_co", covariant=True)
 C = TypeVar("C", bound=type)
@@ -35,10 +37,15 @@ class Command(Generic[Reply_co]):
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(attrs.field,))
-def message(*, id: int) -> Callable[[C], C]:
-    """Make the class a message with this wire id, 1 to 65535, which must never change."""
+def message(*, id: int, version: int = 0, oldest: int = 0) -> Callable[[C], C]:
+    """Make the class a message with this wire id, 1 to 65535, which must never change.
+
+    `version`: of its fields; raise it by one when they change other than by a new field with a
+    default. `oldest`: the oldest version that is still read.
+    """
     if type(id) is not int or not 1 <= id <= ID_MAX:
         raise DefinitionError(f"@message(id={id!r}): the id is an integer from 1 to {ID_MAX}")
+    check_version(version, oldest, f"@message(id={id}, ")
 
     def decorate(cls: C) -> C:
         check_body(cls, "message")
@@ -58,6 +65,7 @@ def message(*, id: int) -> Callable[[C], C]:
         made.__message_id__ = id  # type: ignore[attr-defined]
         check_fields(made, made.__qualname__)
         check_types(made)
+        made.__versions__ = versions_of(made, version, oldest)  # type: ignore[attr-defined]
         return made
 
     return decorate
@@ -67,3 +75,15 @@ def message_id(cls: type) -> int | None:
     """The wire id of a message class; None for any other class."""
     found: Any = vars(cls).get("__message_id__")
     return found
+
+
+def message_versions(cls: type) -> Versions:
+    """The versions of a message class."""
+    found = vars(cls).get("__versions__")
+    assert isinstance(found, Versions), f"{cls!r} is not a message"
+    return found
+
+
+def message_version(cls: type) -> int:
+    """The version that a message of this class is written with."""
+    return message_versions(cls).current

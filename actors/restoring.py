@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import msgspec
-from attrs import Factory, define
+from attrs import Factory, define, evolve
 
 from . import content, parts
 from .app import App, encode_body
@@ -53,6 +53,10 @@ class Reading:
     app: App
     seed: int
     state: State
+    # The versions of the messages in timers, by message id.
+    _timer_versions: dict[int, int] = Factory(dict[int, int])
+    # How many actors were to come, by type.
+    _counts: dict[int, int] = Factory(dict[int, int])
     _types: dict[int, StoredType] = Factory(dict[int, StoredType])
     _older: Older | None = None
 
@@ -66,6 +70,7 @@ class Reading:
             Kind.SESSIONS: self._sessions,
             Kind.TIMERS: self._timers,
             Kind.EVENTS: self._events,
+            Kind.END: self._end,
         }
         digest = content.Digest()
         last = 0
@@ -82,10 +87,8 @@ class Reading:
             if kind < last and (last, kind) != (Kind.PART, Kind.ACTORS):
                 raise SnapshotRefused(f"record {number} of the snapshot is out of its order")
             last = kind
-            if kind == Kind.END:
-                if bytes(payload) != digest.end():
-                    raise SnapshotRefused("the snapshot's digest does not fit its records")
-                continue
+            if kind == Kind.END and bytes(payload) != digest.end():
+                raise SnapshotRefused("the snapshot's digest does not fit its records")
             digest.add(whole)
             try:
                 if self._older is not None and kind != Kind.PART:
@@ -115,6 +118,8 @@ class Reading:
         state.digest = header.digest
         state.timers.next_id = header.next_timer_id
         state.events.floor = header.events_floor
+        self._timer_versions = {id: held.version for id, held in header.timers.items()}
+        self._counts = {id: held.actors for id, held in header.actor_types.items()}
 
     def _actors(self, payload: memoryview) -> None:
         id, version, count, keys_bytes = content.ACTORS.unpack_from(payload)
@@ -143,7 +148,8 @@ class Reading:
         key = bytes(payload[content.PART.size : path_at])
         path = bytes(payload[path_at:keys_at]).decode()
         if version != stored.version:
-            assert self._older is not None, "a part without its actor"
+            if self._older is None:
+                raise ValueError("a part without its actor")
             container = parts.find_untyped(self._older.states[key], path)
             decode, decode_keys = msgspec.msgpack.decode, parts.decode_untyped_keys
         else:
@@ -168,11 +174,20 @@ class Reading:
 
     def _timers(self, payload: memoryview) -> None:
         for timer in content.decode_timers(payload):
+            version = self._timer_versions[timer.message_id]
+            if version != self.app.versions.get(timer.message_id, 0):
+                body = self.app.lift(timer.message_id, version, timer.body)
+                timer = evolve(timer, body=body)
             self.state.timers.restore(timer)
 
     def _events(self, payload: memoryview) -> None:
         for slot in content.decode_events(payload):
             self.state.events.keep(slot)
+
+    def _end(self, _: memoryview) -> None:
+        for id, count in self._counts.items():
+            if len(self.state.actors.get(id, ())) != count:
+                raise ValueError(f"{count} actors of type {id} were to come")
 
     # Actors
 
@@ -225,12 +240,9 @@ def check_fits(app: App, header: Header) -> None:
                 f"{where} with keys of type {held.key}, and {actor.name} has keys of type "
                 f"{actor.key.__name__}: the type of a key cannot change"
             )
-        version = StoredType(actor).version
-        if held.version > version:
-            raise SnapshotRefused(
-                f"{where} of version {held.version}, and {actor.name} has version {version}: start "
-                "the newer App"
-            )
+        refusal = actor.versions.refusal(held.version)
+        if refusal is not None:
+            raise SnapshotRefused(f"{where}: {refusal}")
     for id, held in header.timers.items():
         route = app.timers.get(id)
         if route is None or route.actor.id != held.actor_type:
@@ -238,3 +250,6 @@ def check_fits(app: App, header: Header) -> None:
                 f"the snapshot holds a timer with message {id} ({held.name}), which no @on_timer "
                 f"method of actor type {held.actor_type} takes: start an App that has one"
             )
+        refusal = route.versions.refusal(held.version)
+        if refusal is not None:
+            raise SnapshotRefused(f"the snapshot holds a timer with message {id}: {refusal}")

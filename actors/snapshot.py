@@ -22,7 +22,7 @@ from .events import Events
 from .fold import State
 from .limits import Limits
 from .sessions import Sessions
-from .stored import StoredType, schema_of
+from .stored import StoredType
 
 
 def empty(limits: Limits) -> State:
@@ -112,7 +112,9 @@ class Writing:
             types[id] = content.HeldType(actor.name, actor.key.__name__, version, counts[id])
         waiting = {(t.message_id, t.actor_type) for t in state.timers.by_id.values()}
         timers = {
-            id: content.HeldTimer(app.messages[id].__qualname__, actor_type)
+            id: content.HeldTimer(
+                app.messages[id].__qualname__, actor_type, app.versions.get(id, 0)
+            )
             for id, actor_type in sorted(waiting)
         }
         header = content.Header(
@@ -126,7 +128,7 @@ class Writing:
             state.events.floor,
             types,
             timers,
-            schema_of(app),
+            app.schema_json(),
         )
         payload = content.encode_header(header)
         assert not self.verify or content.decode_header(payload) == header

@@ -7,11 +7,10 @@ a large dict or list may be cut. Made once for each reading and writing.
 from functools import cached_property
 from typing import Any
 
-import msgspec
 from attrs import define
 
 from . import parts
-from .app import ActorType, App
+from .app import ActorType
 
 
 @define(eq=False, slots=False)
@@ -23,11 +22,11 @@ class StoredType:
     @property
     def version(self) -> int:
         """The version under which states are written."""
-        return getattr(self.actor, "version", 1)
+        return self.actor.version
 
     def decode(self, version: int, payload: bytes | memoryview) -> list[Any]:
         """A run of states, lifted to this version if they are older."""
-        return self._decode(payload)
+        return self.actor.decode_states(version, payload)
 
     @cached_property
     def cuts(self) -> tuple[parts.Cut, ...]:
@@ -38,13 +37,3 @@ class StoredType:
         """The containers of this actor that are to be cut."""
         found = [(cut, cut.container(instance)) for cut in self.cuts]
         return [(cut, container) for cut, container in found if container is not None]
-
-    @cached_property
-    def _decode(self) -> Any:
-        return msgspec.msgpack.Decoder(list[self.actor.cls]).decode
-
-
-def schema_of(app: App) -> bytes:
-    """The App's schema as canonical JSON."""
-    schema = getattr(app, "schema", dict)
-    return msgspec.json.encode(schema(), order="sorted")

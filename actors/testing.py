@@ -19,7 +19,7 @@ from .errors import ActorsError, Rejected
 from .layout import COMMAND, EVENT, HEADER, REPLY, EntryKind, SlotType, Status, padded
 from .limits import SECOND_NS, Limits
 from .machine import Machine, Outputs
-from .message import Command
+from .message import Command, message_version
 
 R = TypeVar("R")
 
@@ -89,10 +89,11 @@ class Folded:
         id, body = self.app.encode(command)
         encoded = encode_key(self.app.route_for(type(command)).actor.key, key)
         length = COMMAND.size + len(encoded) + len(body)
+        type_, request, unanswered = SlotType.COMMAND, self._request + 1, 1
         if self.app.is_query(type(command)):
-            head = (length, SlotType.QUERY, id, SESSION, 1, 0, len(encoded), 0)
-        else:
-            head = (length, SlotType.COMMAND, id, SESSION, self._request + 1, 1, len(encoded), 0)
+            type_, request, unanswered = SlotType.QUERY, 1, 0
+        version = message_version(type(command))
+        head = (length, type_, id, SESSION, request, unanswered, len(encoded), version)
         return padded(COMMAND.pack(*head) + encoded + body)
 
     def advance(self, *, seconds: float = 0, ns: int = 0) -> None:
@@ -145,21 +146,21 @@ class Folded:
         assert machine.state_digest() == self.machine.state_digest(), "the state differs"
 
     def _reply(self, slot: bytes) -> Any:
-        length, _, tag, _, _, _, _, status, _ = REPLY.unpack_from(slot)
+        length, _, tag, _, _, _, _, status, version = REPLY.unpack_from(slot)
         body = slot[REPLY.size : length]
         if status == Status.OK:
-            return self.app.decode(tag, body)
+            return self.app.decode(tag, body, version)
         if status == Status.REJECTED:
             raise Rejected(body.decode())
         raise CommandFailed(Status(status), body.decode())
 
     def _event(self, slot: bytes) -> Event:
-        length, _, tag, index, ordinal, number, actor_type, key_length, _, time_ns = (
+        length, _, tag, index, ordinal, number, actor_type, key_length, version, time_ns = (
             EVENT.unpack_from(slot)
         )
         body_at = EVENT.size + key_length
         key = self.app.decode_key(actor_type, slot[EVENT.size : body_at])
-        message = self.app.decode(tag, slot[body_at:length])
+        message = self.app.decode(tag, slot[body_at:length], version)
         cls = self.app.actor_types[actor_type].cls
         return Event((index, ordinal, number), time_ns, cls, key, message)
 

@@ -94,13 +94,16 @@ class Units:
         lane = self.commands.get(id)
         if lane is None:
             return Status.UNKNOWN_MESSAGE, 0, b"no actor takes message %d from a client" % id
-        decode, instances, call, replies, actor, _ = lane
+        decode, instances, call, replies, actor, route = lane
         if self._watch is not None:
             self._watch(ordinal)
         self._position[1] = ordinal
         self._position[2] = id
-        if version:
-            return Status.BAD_REQUEST, 0, b"the request does not decode"
+        if version != route.versions.current:
+            refusal = route.versions.refusal(version)
+            if refusal is not None:
+                return self._text(Status.BAD_REQUEST, refusal)
+            decode = route.decoder(version)
         try:
             message = decode(body)
         except MemoryError:
@@ -170,14 +173,17 @@ class Units:
             strictly.check_unit(self._app, self._state, (actor, key), self._touched, None)
             self._touched.clear()
 
-    def run_query(self, id: int, key: bytes, body: bytes) -> Answer:
+    def run_query(self, id: int, version: int, key: bytes, body: bytes) -> Answer:
         """Run a query on the state as it is."""
         lane = self._queries.get(id)
         if lane is None:
             return Status.UNKNOWN_MESSAGE, 0, b"no actor takes message %d as a query" % id
         actor = lane.actor
+        refusal = lane.route.versions.refusal(version)
+        if refusal is not None:
+            return self._text(Status.BAD_REQUEST, refusal)
         try:
-            message = lane.decode(body)
+            message = lane.route.decoder(version)(body)
         except MemoryError:
             raise
         except Exception as error:  # noqa: BLE001 (a validator may raise anything)
@@ -219,6 +225,10 @@ class Units:
         return OK, reply_id, text
 
     # Actors
+
+    def lanes(self) -> dict[int, tuple[Any, ...]]:
+        """What fold.c needs of `commands`."""
+        return {id: (*lane[:5], lane.route.versions.current) for id, lane in self.commands.items()}
 
     def _lanes(self, routes: dict[int, Route]) -> dict[int, Lane]:
         lanes: dict[int, Lane] = {}
@@ -302,16 +312,9 @@ class Units:
         if self._strict:
             strictly.check_decodes(self._app, id, body)
         position = (self.context._index, self._position[1], number)
-        _fold.put_event(
-            self._slots,
-            self._state.events.kept,
-            position,
-            actor_type,
-            key,
-            id,
-            self.context.time_ns,
-            body,
-        )
+        version = self._app.versions.get(id, 0)
+        time_ns, kept = self.context.time_ns, self._state.events.kept
+        _fold.put_event(self._slots, kept, position, actor_type, key, id, version, time_ns, body)
 
     def _decode(self, lane: Lane, body: bytes) -> Any:
         try:

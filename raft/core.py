@@ -1,4 +1,4 @@
-"""The Raft state machine: one replica's term, vote, log and commit index.
+"""The Raft state machine: one replica's term, vote, log, commit index and membership.
 
 Pure: same configuration, same recovered state, same calls in the same order give the same
 `Ready`s. No clock (time is `tick()`), no I/O, no randomness but the seed's. Section numbers are
@@ -7,24 +7,22 @@ those of the Raft paper, extended version; "thesis" is Ongaro's dissertation.
     in                                          out: ready() -> Ready
     tick()                    time passes       send_now, send_after_persist   to peers
     step(message)             a peer speaks     persist                        to the journal
-    propose(kind, body, t)    a client asks     apply, reads                   to logic
-    read_index(context)       a client queries  fetch                          to the journal
-    persisted(sequence)       the journal did   term_to_start, role_changed    to the shell
-    applied(index)            logic did
+    propose(kind, body, t)    a client asks     restore, apply, reads          to logic
+    read_index(context)       a client queries  fetch, fetch_chunks            to the journal
+    persisted(sequence)       the journal did   term_to_start, role_changed,
+    applied(index)            logic did         membership, repaired           to the shell
     fetched(peer, entries)    the journal read
+    fetched_chunk(peer, …)    likewise
+    snapshot_taken(stored)    this replica has a snapshot of its own
+    compacted(first)          the journal let go of what it covers
+    snapshot_received(…)      a snapshot that came in chunks is whole and durable
+    snapshot_refused(index)   it is damaged
+    change(change)            the operator wants other members
     transfer(target)          the operator wants another leader
 
 Inputs only change memory; all effects leave through `ready()`, which a shell calls after each
-batch of inputs. What gathers between two calls leaves together: one write, one AppendEntries per
-peer, one round of heartbeats for all queries.
-
-Roles (figure 4 of the paper, with the pre-vote of §9.6 of the thesis):
-
-                    times out               would win             wins
-        FOLLOWER ─────────────► PRE_CANDIDATE ───────► CANDIDATE ───────► LEADER
-            ▲                        │                     │                │
-            └────────────────────────┴─────────────────────┴────────────────┘
-              a leader or a higher term speaks; or a leader hears no quorum
+batch of inputs; ready.py says what it owes. What gathers between two calls leaves together: one
+write, one AppendEntries per peer, one round of heartbeats for all queries.
 
 * The only voter of a cluster skips both waiting and pre-vote: its first tick makes it a candidate.
 * A candidate asks for votes, and counts its own, only when its vote *and its whole log* are
@@ -37,20 +35,30 @@ Roles (figure 4 of the paper, with the pre-vote of §9.6 of the thesis):
   heartbeats run meanwhile, so nothing but the first entry waits.
 * `Ready.apply` covers what is committed *and durable here*, so a shell can always read it back
   from its own journal, and logic never runs ahead of the disk beneath it.
+* A configuration counts while it is in the log, committed or not (§6). So this replica remembers
+  each one that its log holds, and those that a truncation may bring back. Entries of that kind
+  need no clock: they carry the log time of the entry before them.
+* A replica whose log was damaged keeps what lies before the damage, follows, and is sent the rest
+  like any that is behind. Until it has an entry of its leader's term, and all that it may have
+  acknowledged in that term, it neither votes, nor campaigns, nor counts: then it holds whatever
+  was ever committed with its help (leader completeness).
 
 Invariant: applied <= applying <= min(commit, durable) <= last (I6).
 """
 
 import random
+from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable
-from enum import Enum
+from collections.abc import Sequence
 
-from attrs import define, field, frozen
+from attrs import define, frozen
 
-from .errors import ConfigurationError, ProtocolViolation, StateLost
+from .config import Config
+from .errors import ProtocolViolation, StateLost
 from .log import Log
+from .membership import Change, Membership, Refused
 from .messages import (
+    CONFIGURATION,
     TERM_START,
     AppendEntries,
     AppendEntriesReply,
@@ -65,78 +73,32 @@ from .messages import (
     RequestVoteReply,
     TimeoutNow,
 )
+from .observer import Happening, Observation, Observer
 from .progress import Progress, ProgressState
 from .quorum import Quorum, agreed, lost, won
-from .ready import NOTHING, Fetch, Persist, Read, Ready
+from .ready import NOTHING, Fetch, FetchChunk, Persist, Read, Ready, Restart, SnapshotChunk
+from .role import Role
+from .transfer import Incoming, Stored, checksum
 
 
-class Role(Enum):
-    """See the picture at the head of this file."""
+@frozen
+class Received:
+    """A snapshot that came in chunks and proved whole: what its header says."""
 
-    FOLLOWER = "follower"
-    PRE_CANDIDATE = "pre-candidate"
-    CANDIDATE = "candidate"
-    LEADER = "leader"
-
-
-def _frozen_ids(ids: Iterable[int]) -> frozenset[int]:
-    return frozenset(ids)
+    index: int
+    term: int
+    time_ns: int
+    size: int
+    membership: Membership
 
 
-@frozen(kw_only=True)
-class Config:
-    """One replica's place in the cluster, and its limits (I10). Times are in ticks.
+@frozen
+class Damage:
+    """Entries from `first` on are lost, and the log had gone on to (`last`, `last_term`)."""
 
-    `seed` spreads election time-outs; give each start of each replica another one.
-    """
-
-    id: int
-    voters: frozenset[int] = field(converter=_frozen_ids)
-    learners: frozenset[int] = field(default=frozenset(), converter=_frozen_ids)
-    election_ticks: int = 10
-    heartbeat_ticks: int = 1
-    seed: int = 0
-    # Bodies kept in memory for slow peers and for logic. What is not durable yet is kept anyway,
-    # and a follower takes no more entries while that alone exceeds the limit.
-    recent_bytes_max: int = 64 << 20
-    # One AppendEntries, and all unanswered ones of one peer.
-    append_bytes_max: int = 1 << 20
-    appends_in_flight_max: int = 64
-    entries_in_flight_bytes_max: int = 8 << 20
-    # The leader takes no proposal while more than this is not applied here.
-    unapplied_entries_max: int = 4096
-    unapplied_bytes_max: int = 16 << 20
-    reads_max: int = 4096
-
-    def __attrs_post_init__(self) -> None:
-        limits = (
-            self.recent_bytes_max,
-            self.append_bytes_max,
-            self.appends_in_flight_max,
-            self.entries_in_flight_bytes_max,
-            self.unapplied_entries_max,
-            self.unapplied_bytes_max,
-            self.reads_max,
-        )
-        members = self.voters | self.learners
-        for wrong, sentence in (
-            (not self.voters, "A cluster needs at least one voter."),
-            (self.id not in members, f"Replica {self.id} is no member of {sorted(members)}."),
-            (min(members, default=1) < 1, "Replica ids start at 1."),
-            (bool(self.voters & self.learners), "A replica is a voter or a learner, not both."),
-            (self.heartbeat_ticks < 1, "Heartbeats need at least one tick."),
-            (
-                self.election_ticks <= self.heartbeat_ticks,
-                "The election time-out must be longer than the heartbeat's interval.",
-            ),
-            (min(limits) < 1, "Every limit is at least one."),
-            (
-                self.recent_bytes_max < self.unapplied_bytes_max,
-                "Memory must hold at least what may be unapplied, or logic would read it back.",
-            ),
-        ):
-            if wrong:
-                raise ConfigurationError(sentence)
+    first: int
+    last: int
+    last_term: int
 
 
 @define
@@ -146,6 +108,7 @@ class _Write:
     sequence: int
     hard_state: HardState
     last: int
+    chunk_bytes: int = 0
 
 
 @define
@@ -157,11 +120,21 @@ class _PendingRead:
     round: int
 
 
-def _check_recovered(hard_state: HardState, log: Log, applied: int) -> None:
-    if hard_state.commit > log.last or not log.first - 1 <= applied <= log.last:
+def _check_recovered(hard_state: HardState, log: Log, applied: int, damage: Damage | None) -> None:
+    if damage is not None:
+        if not log.last + 1 == damage.first <= damage.last:
+            raise StateLost(
+                f"Damaged from entry {damage.first} to {damage.last}, but the log before that is "
+                f"{log.first}…{log.last}."
+            )
+    elif hard_state.commit > log.last:
         raise StateLost(
             f"Committed up to {hard_state.commit} and a snapshot at {applied}, "
             f"but the log is {log.first}…{log.last}: entries were lost."
+        )
+    if not log.first - 1 <= applied <= log.last:
+        raise StateLost(
+            f"A snapshot at {applied}, but the log is {log.first}…{log.last}: entries were lost."
         )
 
 
@@ -169,26 +142,54 @@ class Raft:
     """One replica. Not thread-safe, not re-entrant.
 
     `hard_state` and `log` are what the journal recovered *and has synced*. `applied` is the index
-    of the snapshot that logic starts from.
+    of the snapshot that logic starts from. `configurations` are those of the snapshot and of the
+    log behind it, each with its index, in order; before them, `config` counts. `damage` is what
+    the journal noted (ready.py).
     """
 
     def __init__(
-        self, config: Config, hard_state: HardState, log: Log, applied: int | None = None
+        self,
+        config: Config,
+        hard_state: HardState,
+        log: Log,
+        applied: int | None = None,
+        *,
+        configurations: Sequence[tuple[int, Membership]] = (),
+        damage: Damage | None = None,
+        observer: Observer | None = None,
     ) -> None:
         applied = log.first - 1 if applied is None else applied
-        _check_recovered(hard_state, log, applied)
+        _check_recovered(hard_state, log, applied, damage)
         self.config = config
         self.log = log
         self.role = Role.FOLLOWER
         # A write that tore may have left entries of a term and not that term's hard state. What
         # the hard state would have said was promised to nobody, so the vote is free.
-        torn = hard_state.term < log.last_term
-        self.term = log.last_term if torn else hard_state.term
+        last_term = log.last_term if damage is None else max(log.last_term, damage.last_term)
+        torn = hard_state.term < last_term
+        self.term = last_term if torn else hard_state.term
         self.voted_for = 0 if torn else hard_state.voted_for
         self.leader_id = 0
-        self.commit = max(hard_state.commit, applied)
-        self._quorum: Quorum = (config.voters,)
+        self.commit = max(min(hard_state.commit, log.last), applied)
+        self._damage = damage
+        self._observer = observer
         self._random = random.Random(config.seed * 1_000_003 + config.id)
+
+        # The configurations that the log and its snapshot hold, by index; the last one counts.
+        founded = Membership(voters=config.voters, learners=config.learners)
+        self._configurations = [(0, founded), *configurations]
+        indexes = [index for index, _ in self._configurations]
+        assert indexes == sorted(set(indexes)) and indexes[-1] <= log.last, indexes
+        self.membership = founded
+        self.membership_index = 0
+        self._quorum: Quorum = ()
+        self._votes_and_campaigns = False
+        self._unsettled = False
+        self._adopt_membership()
+        if damage is not None and self.membership.electors == frozenset({self.id}):
+            raise StateLost(
+                f"Entry {damage.first} is damaged, and there is no other voter to repair it from."
+            )
 
         self._votes: dict[int, bool] = {}
         self._election_elapsed = 0
@@ -209,9 +210,16 @@ class Raft:
         self._given_hard_state = hard_state
         self._given_last = log.last
         self._truncate_from: int | None = None
+        self._restart: Restart | None = None
+        self._chunks: list[SnapshotChunk] = []
+        self._undurable_chunk_bytes = 0
         self._sequence = 0
         self._persisted = 0
         self._writes: deque[_Write] = deque()
+
+        # Snapshots: the newest of this replica's own, and the one that its leader sends.
+        self._stored: Stored | None = None
+        self._incoming: Incoming | None = None
 
         # Logic: what it has applied, what it has been given, and the sizes in between.
         self._applied = applied
@@ -223,7 +231,11 @@ class Raft:
         self._send_now: list[Message] = []
         self._send_waiting: deque[tuple[int, Message]] = deque()
         self._fetch: list[Fetch] = []
+        self._fetch_chunks: list[FetchChunk] = []
+        self._restore: int | None = None
+        self._repaired = False
         self._shown = (self.role, self.term, self.leader_id)
+        self._shown_membership = self.membership
 
     # What a shell may look at.
 
@@ -247,6 +259,35 @@ class Raft:
         """The leader's view of its peers, for tools and tests. Empty unless leading."""
         return self._peers
 
+    @property
+    def is_member(self) -> bool:
+        """Does the configuration in this replica's log name it? Ask again once that is committed."""
+        return self.id in self.membership.members
+
+    @property
+    def is_damaged(self) -> bool:
+        """Has this replica yet to regain what it may have acknowledged?"""
+        return self._damage is not None
+
+    def membership_at(self, index: int) -> Membership:
+        """The configuration that counted once the log had reached `index`: a snapshot's own."""
+        assert self.log.first - 1 <= index <= self.log.last, index
+        position = bisect_right(self._configurations, index, key=lambda known: known[0]) - 1
+        return self._configurations[position][1]
+
+    def needed_from(self) -> int:
+        """The first entry that a peer which is heard still needs; the log's end + 1 if none does.
+
+        A journal that keeps the log from here on spares these peers a snapshot, or another one.
+        """
+        needed = self.log.last + 1
+        for progress in self._peers.values():
+            if progress.is_heard(self.config.election_ticks):
+                outgoing = progress.outgoing
+                match = progress.match if outgoing is None else outgoing.snapshot.index
+                needed = min(needed, match + 1)
+        return needed
+
     # Inputs.
 
     def tick(self) -> None:
@@ -254,9 +295,10 @@ class Raft:
         if self.role is Role.LEADER:
             self._tick_leader()
             return
-        if self.id not in self.config.voters:
+        if not self._votes_and_campaigns:
+            self._election_elapsed += 1  # For how long a leader counts as heard.
             return
-        if len(self.config.voters) == 1:
+        if len(self.membership.voters) == 1 and not self.membership.outgoing:
             if self.role is Role.FOLLOWER:
                 self._campaign()
             return
@@ -273,6 +315,8 @@ class Raft:
             raise ProtocolViolation(
                 f"A message for replica {message.target} reached replica {self.id}."
             )
+        if self._observer is not None:
+            self._observe(Happening.MESSAGE, message=message)
         if message.term > self.term:
             if not self._accept_higher_term(message):
                 return
@@ -294,9 +338,10 @@ class Raft:
                 self._on_heartbeat_reply(message)
             case TimeoutNow():
                 self._on_timeout_now(message)
-            case InstallSnapshot() | InstallSnapshotReply():
-                # Named in messages.py for the codec; no replica of this version sends them.
-                raise ProtocolViolation(f"Replica {message.source} speaks a later version.")
+            case InstallSnapshot():
+                self._on_install_snapshot(message)
+            case InstallSnapshotReply():
+                self._on_install_snapshot_reply(message)
 
     def start_term(self, time_ns: int, body: bytes = b"") -> int:
         """Append the new leader's first entry (§8), as Ready.term_to_start asks. Its index.
@@ -311,11 +356,12 @@ class Raft:
     def propose(self, kind: int, body: bytes, time_ns: int) -> int | None:
         """Append an entry, and return its index.
 
-        None: not leader (yet), handing over to another leader, or too much unapplied.
+        None: not leader (yet), handing over to another leader, or too much unapplied; `refusal()`
+        says it in words, and `leader_id` whom to ask instead.
 
         `time_ns` is log time and never goes back within a log; the shell sees to that.
         """
-        assert kind != TERM_START, "start_term() is for that"
+        assert kind not in (TERM_START, CONFIGURATION), "start_term() and change() are for these"
         if not self._term_start_index or self._transfer_target:
             return None
         if self.log.last - self._applied >= self.config.unapplied_entries_max:
@@ -323,6 +369,51 @@ class Raft:
         if self._unapplied_bytes + len(body) > self.config.unapplied_bytes_max and self._unapplied:
             return None
         return self._append_own(kind, body, time_ns)
+
+    def refusal(self, size: int = 0) -> Refused | None:
+        """Why `propose` refuses a body of `size` bytes now, or None if it does not."""
+        config = self.config
+        if self.role is not Role.LEADER:
+            leader = f"replica {self.leader_id} leads" if self.leader_id else "no leader is known"
+            return Refused(f"Replica {self.id} does not lead; {leader}.")
+        if not self._term_start_index:
+            return Refused(f"Replica {self.id} has only just won term {self.term}.")
+        if self._transfer_target:
+            return Refused(f"Replica {self.id} hands over to replica {self._transfer_target}.")
+        behind = self.log.last - self._applied
+        if behind >= config.unapplied_entries_max:
+            return Refused(f"{behind} entries are not applied yet.")
+        if self._unapplied_bytes + size > config.unapplied_bytes_max and self._unapplied:
+            return Refused(f"{self._unapplied_bytes} bytes are not applied yet.")
+        return None
+
+    def change(self, change: Change) -> int | Refused:
+        """Begin a change of the members (§6). The index of its first entry, or why not.
+
+        It is done when `membership` is as asked for and `membership_index` is committed.
+        """
+        if self.role is not Role.LEADER or not self._term_start_index or self._transfer_target:
+            refusal = self.refusal()
+            assert refusal is not None
+            return refusal
+        if self.commit < max(self._term_start_index, self.membership_index):
+            # §5.4.2 for configurations: one of an earlier term might still come back.
+            return Refused("The change before this one, or this term, is not committed yet.")
+        changed = self.membership.changed(change)
+        if isinstance(changed, Refused):
+            return changed
+        if changed.outgoing:
+            heard = frozenset(
+                peer
+                for peer, progress in self._peers.items()
+                if progress.is_heard(self.config.election_ticks) and not progress.repairing
+            )
+            if not won((changed.voters,), heard | {self.id}):
+                return Refused(
+                    f"Of the voters that would remain, {sorted(changed.voters)}, no majority is "
+                    f"heard by their leader: the cluster could not go on."
+                )
+        return self._append_configuration(changed)
 
     def read_index(self, context: int) -> bool:
         """Ask when the query batch `context` may run (thesis §6.4). False: not leader, or full.
@@ -343,7 +434,9 @@ class Raft:
         Proposals are refused until it has taken over, or an election time-out has passed; then
         this leader goes on as before.
         """
-        if not self._term_start_index or target not in self.config.voters - {self.id}:
+        if not self._term_start_index or target not in self.membership.voters - {self.id}:
+            return False
+        if self._peers[target].repairing:
             return False
         self._stop_transfer()
         self._transfer_target = target
@@ -360,7 +453,12 @@ class Raft:
             self._persisted = write.sequence
             self._durable_hard_state = write.hard_state
             self._durable_last = max(self._durable_last, write.last)
+            self._undurable_chunk_bytes -= write.chunk_bytes
         assert self._durable_last <= self.log.last
+        if self._observer is not None:
+            self._observe(Happening.DURABLE)
+        if self._damage is not None:
+            self._look_whether_repaired(self._damage)
         if self.role is Role.CANDIDATE and self._durable_hard_state.term == self.term:
             self._count_vote(self.id, granted=True)
         elif self.role is Role.LEADER:
@@ -389,10 +487,71 @@ class Raft:
         ):
             self._send_entries(peer, progress, entries)
 
+    def fetched_chunk(self, peer: int, index: int, offset: int, chunk: bytes) -> None:
+        """The journal has read what a FetchChunk asked for. No bytes: that file is gone."""
+        progress = self._peers.get(peer)
+        outgoing = None if progress is None else progress.outgoing
+        if progress is None or outgoing is None or not outgoing.fetching:
+            return
+        if (outgoing.snapshot.index, outgoing.next) != (index, offset):
+            return
+        outgoing.fetching = False
+        if not chunk:
+            progress.needs_snapshot(self._stored)
+            if progress.outgoing is not None:
+                progress.outgoing.probe_sent = True  # With the next heartbeat; not at once again.
+        elif not outgoing.probing:
+            outgoing.next += len(chunk)
+            self._send_chunk(peer, outgoing.snapshot, offset, chunk)
+
+    def snapshot_taken(self, stored: Stored) -> None:
+        """This replica's disk has a snapshot, whole, checked and durable, of what it has applied."""
+        assert stored.index <= self._applied and stored.size > 0, (stored, self._applied)
+        if self._stored is None or stored.index > self._stored.index:
+            self._stored = stored
+
+    def compacted(self, first: int) -> None:
+        """The journal has let go of everything below `first`; the newest snapshot covers it."""
+        assert self._stored is not None and first <= self._stored.index + 1, (first, self._stored)
+        if first > self.log.first:
+            self.log.compact(first)
+            self._forget_configurations()
+
+    def snapshot_received(self, received: Received) -> bool:
+        """The snapshot that came in chunks is whole, checked, and durable under its final name.
+
+        True: it is taken; `Ready.restore` and `Persist.restart` follow. False: it came too late,
+        and is no more than a file.
+        """
+        incoming, self._incoming = self._incoming, None
+        index, term = received.index, received.term
+        if index <= self.commit or self.role is Role.LEADER:
+            return False
+        if self.role is not Role.FOLLOWER:
+            self._become_follower(self.term, 0)
+        # §7: "If instead the snapshot describes a prefix of its log, then log entries covered by
+        # the snapshot are deleted but entries following the snapshot are still valid".
+        keep_suffix = self.log.term_at(index) == term
+        self._restart_log(received, keep_suffix=keep_suffix)
+        self.commit = self._applying = self._restore = index
+        self._stored = Stored(index, term, received.size)
+        if self._observer is not None:
+            self._observe(Happening.RESTORE, first=index)
+        if incoming is not None and incoming.source == self.leader_id:
+            self._reply_install(incoming.source, index, received.size, done=True)
+        return True
+
+    def snapshot_refused(self, index: int) -> None:
+        """The snapshot that came in chunks is damaged: it will be sent anew, from its first byte."""
+        if self._incoming is not None and self._incoming.snapshot.index == index:
+            self._incoming = None
+
     # The output.
 
     def ready(self) -> Ready:
         """Everything to be done now, handed out once. See ready.py."""
+        if self.role is Role.LEADER and self._unsettled:
+            self._settle_membership()
         if self.role is Role.LEADER:
             self._start_round()
             for peer, progress in self._peers.items():
@@ -406,8 +565,23 @@ class Raft:
         shown = (self.role, self.term, self.leader_id)
         role_changed = shown != self._shown
         term_to_start = self.role is Role.LEADER and not self._term_start_index
-        something = persist or apply or released or reads or role_changed or term_to_start
-        if not (something or self._send_now or self._fetch):
+        restore, self._restore = self._restore, None
+        repaired, self._repaired = self._repaired, False
+        other_membership = self.membership is not self._shown_membership
+        if not (
+            persist
+            or apply
+            or released
+            or reads
+            or self._send_now
+            or role_changed
+            or term_to_start
+            or self._fetch
+            or self._fetch_chunks
+            or restore is not None
+            or other_membership
+            or repaired
+        ):
             return NOTHING
         ready = Ready(
             send_now=tuple(self._send_now),
@@ -418,10 +592,16 @@ class Raft:
             fetch=tuple(self._fetch),
             role_changed=role_changed,
             term_to_start=term_to_start,
+            restore=restore,
+            fetch_chunks=tuple(self._fetch_chunks),
+            membership=self.membership if other_membership else None,
+            repaired=repaired,
         )
         self._shown = shown
+        self._shown_membership = self.membership
         self._send_now.clear()
         self._fetch.clear()
+        self._fetch_chunks.clear()
         return ready
 
     def _take_released(self) -> tuple[Message, ...]:
@@ -437,7 +617,13 @@ class Raft:
         first = self._given_last + 1
         entries = self.log.entries(first, self.log.last) if first <= self.log.last else ()
         assert entries is not None, "what is not durable stays in memory"
-        if not entries and self._truncate_from is None and not self._hard_state_changed():
+        if (
+            not entries
+            and self._truncate_from is None
+            and not self._hard_state_changed()
+            and self._restart is None
+            and not self._chunks
+        ):
             return None  # A higher commit index alone is no reason to write.
         # I6: the commit that goes to disk never passes what is on that disk already.
         hard_state = HardState(self.term, self.voted_for, min(self.commit, self._durable_last))
@@ -447,11 +633,18 @@ class Raft:
             hard_state=hard_state if hard_state != self._given_hard_state else None,
             truncate_from=self._truncate_from,
             entries=entries,
+            restart=self._restart,
+            chunks=tuple(self._chunks),
         )
         self._given_hard_state = hard_state
         self._given_last = self.log.last
         self._truncate_from = None
-        self._writes.append(_Write(self._sequence, hard_state, self.log.last))
+        self._restart = None
+        chunk_bytes = 0
+        if self._chunks:
+            chunk_bytes = sum(len(chunk.chunk) for chunk in self._chunks)
+            self._chunks.clear()
+        self._writes.append(_Write(self._sequence, hard_state, self.log.last, chunk_bytes))
         return persist
 
     def _take_apply(self) -> tuple[int, int] | None:
@@ -489,6 +682,8 @@ class Raft:
             self._hard_state_changed()
             or self._truncate_from is not None
             or self._given_last < self.log.last
+            or self._restart is not None
+            or bool(self._chunks)
         )
         self._send_waiting.append((self._sequence + unwritten, message))
 
@@ -513,7 +708,7 @@ class Raft:
             case RequestVote(pre_vote=True) | RequestVoteReply(pre_vote=True, granted=True):
                 # The term asked about is nobody's term yet.
                 return True
-            case AppendEntries() | Heartbeat():
+            case AppendEntries() | Heartbeat() | InstallSnapshot():
                 self._become_follower(message.term, message.source)
             case _:
                 self._become_follower(message.term, 0)
@@ -532,11 +727,14 @@ class Raft:
                 )
             case AppendEntries() | Heartbeat():
                 self._send(AppendEntriesReply(self.id, message.source, self.term, False, 0))
+            case InstallSnapshot():
+                self._reply_install(message.source, message.last_index, 0, refused=True)
             case _:
                 pass
 
     def _become_follower(self, term: int, leader_id: int) -> None:
         assert term >= self.term
+        news = term > self.term or self.role is not Role.FOLLOWER
         if term > self.term:
             self.term = term
             self.voted_for = 0
@@ -546,8 +744,11 @@ class Raft:
         self._peers.clear()
         self._reads.clear()
         self._fetch.clear()
+        self._fetch_chunks.clear()
         self._term_start_index = 0
         self._stop_transfer()
+        if news and self._observer is not None:
+            self._observe(Happening.ROLE)
 
     def _pre_campaign(self) -> None:
         """§9.6 of the thesis: ask first, so that a replica that cannot win disturbs nobody."""
@@ -555,7 +756,9 @@ class Raft:
         self.leader_id = 0
         self._reset_timers()
         self._votes = {}
-        for peer in sorted(self.config.voters - {self.id}):
+        if self._observer is not None:
+            self._observe(Happening.ROLE)
+        for peer in sorted(self.membership.electors - {self.id}):
             self._send(
                 RequestVote(
                     self.id, peer, self.term + 1, self.log.last, self.log.last_term, pre_vote=True
@@ -571,7 +774,9 @@ class Raft:
         self.voted_for = self.id
         self._reset_timers()
         self._votes = {}
-        for peer in sorted(self.config.voters - {self.id}):
+        if self._observer is not None:
+            self._observe(Happening.ROLE)
+        for peer in sorted(self.membership.electors - {self.id}):
             self._send(
                 RequestVote(
                     self.id,
@@ -601,10 +806,10 @@ class Raft:
         self.leader_id = self.id
         self._reset_timers()
         self._round = 0
-        members = self.config.voters | self.config.learners
-        self._peers = {
-            peer: Progress(next=self.log.last + 1) for peer in sorted(members - {self.id})
-        }
+        self._peers = {}
+        self._meet_peers()
+        if self._observer is not None:
+            self._observe(Happening.ROLE)
         self._broadcast_heartbeat()
 
     def _reset_timers(self) -> None:
@@ -614,7 +819,8 @@ class Raft:
 
     def _draw_election_timeout(self) -> int:
         """§5.2: randomised, so that split votes are rare."""
-        return self.config.election_ticks + self._random.randrange(self.config.election_ticks)
+        shortest, spread = self.config.election_ticks, self.config.election_spread_ticks
+        return shortest + self._random.randrange(shortest if spread is None else spread)
 
     def _hears_leader(self) -> bool:
         """Within the shortest election time-out, has this replica heard a leader (or is it one)?"""
@@ -628,12 +834,16 @@ class Raft:
             free = message.term > self.term
         else:
             free = self.voted_for in (0, message.source) and self.leader_id == 0
+        # A replica that lost entries cannot tell whether another one has those that it promised.
+        free = free and self._damage is None
         granted = free and self.log.is_up_to_date(message.last_index, message.last_term)
         reply_term = message.term if granted else self.term
         reply = RequestVoteReply(self.id, message.source, reply_term, granted, message.pre_vote)
         if granted and not message.pre_vote:
             self.voted_for = message.source
             self._reset_timers()
+            if self._observer is not None:
+                self._observe(Happening.ROLE)
         self._send(reply, promises=granted and not message.pre_vote)
 
     def _on_request_vote_reply(self, message: RequestVoteReply) -> None:
@@ -646,12 +856,12 @@ class Raft:
     def _on_timeout_now(self, message: TimeoutNow) -> None:
         """The leader hands over: campaign at once, and say that it is with its consent."""
         asked = self.role is Role.FOLLOWER and self.leader_id == message.source
-        if asked and self.id in self.config.voters:
+        if asked and self._votes_and_campaigns:
             self._campaign(transfer=True)
 
     # The follower's log.
 
-    def _follow(self, message: AppendEntries | Heartbeat) -> None:
+    def _follow(self, message: AppendEntries | Heartbeat | InstallSnapshot) -> None:
         """A message of this term's leader: follow it (§5.2)."""
         if self.role is Role.LEADER or self.leader_id not in (0, message.source):
             raise ProtocolViolation(
@@ -725,6 +935,8 @@ class Raft:
     def _truncate(self, first: int) -> None:
         assert first > self.commit, (first, self.commit)
         self.log.truncate(first)
+        if self._observer is not None:
+            self._observe(Happening.TRUNCATE, first=first)
         if first <= self._given_last:
             self._truncate_from = min(first, self._truncate_from or first)
             self._given_last = first - 1
@@ -734,19 +946,31 @@ class Raft:
             write.last = min(write.last, first - 1)
         while self._unapplied and self._unapplied[-1][0] >= first:
             self._unapplied_bytes -= self._unapplied.pop()[1]
+        if self.membership_index >= first:
+            # §6: the configuration that counts is the latest in the log, and that one is gone.
+            while self._configurations[-1][0] >= first:
+                self._configurations.pop()
+            self._adopt_membership()
 
     def _append(self, entries: tuple[Entry, ...]) -> None:
         self.log.append(entries)
         for entry in entries:
             self._unapplied.append((entry.index, len(entry.body)))
             self._unapplied_bytes += len(entry.body)
+            if entry.kind == CONFIGURATION:
+                self._configurations.append((entry.index, Membership.decode(entry.body)))
+        if self._observer is not None:
+            self._observe(Happening.APPEND, first=entries[0].index)
+        if self._configurations[-1][0] > self.membership_index:
+            self._adopt_membership()
 
     def _reply_append(
         self, message: AppendEntries, *, success: bool, index: int, hint: int = 0
     ) -> None:
         hint_term = 0 if success else self.log.term_at(hint) or 0
+        repairing = self._damage is not None
         reply = AppendEntriesReply(
-            self.id, message.source, self.term, success, index, hint, hint_term
+            self.id, message.source, self.term, success, index, hint, hint_term, repairing
         )
         self._send(reply, promises=success)
 
@@ -757,7 +981,180 @@ class Raft:
 
     def _commit_to(self, index: int) -> None:
         assert index <= self.log.last
-        self.commit = max(self.commit, index)
+        if index > self.commit:
+            self.commit = index
+            if self._observer is not None:
+                self._observe(Happening.COMMIT)
+
+    # The follower's repair, and the snapshots that it is sent.
+
+    def _look_whether_repaired(self, damage: Damage) -> None:
+        """An entry of this term came from its leader, so all before it is the leader's log too.
+
+        What was committed in earlier terms with this replica's help is in that log (§5.4.3); what
+        it acknowledged in this term is, up to where its own log had been.
+        """
+        durable = self._durable_last
+        if self.log.term_at(durable) != self.term:
+            return
+        if damage.last_term == self.term and durable < damage.last:
+            return
+        self._damage = None
+        self._repaired = True
+        self._adopt_membership()
+        if self.leader_id:
+            reply = AppendEntriesReply(self.id, self.leader_id, self.term, True, durable)
+            self._send(reply, promises=True)
+
+    def _on_install_snapshot(self, message: InstallSnapshot) -> None:
+        self._follow(message)
+        source, snapshot = (
+            message.source,
+            Stored(message.last_index, message.last_term, message.size),
+        )
+        if snapshot.index <= self.commit:
+            self._reply_install(source, snapshot.index, snapshot.size, done=True)
+            return
+        incoming = self._incoming
+        if incoming is None or (incoming.source, incoming.snapshot) != (source, snapshot):
+            older = incoming is not None and incoming.leader_term == message.term
+            if older and incoming is not None and snapshot.index < incoming.snapshot.index:
+                return  # Late: this leader has gone over to a newer one.
+            self._incoming = incoming = Incoming(source, snapshot, message.term)
+        incoming.leader_term = message.term
+        if message.chunk and not self._take_chunk(message, incoming):
+            return
+        self._reply_install(source, snapshot.index, incoming.received)
+
+    def _take_chunk(self, message: InstallSnapshot, incoming: Incoming) -> bool:
+        """The next piece, undamaged and with room for it? Then it goes to the journal."""
+        snapshot, chunk = incoming.snapshot, message.chunk
+        if message.offset < incoming.received:
+            return False  # A repetition; the answer to the first one says more.
+        end = message.offset + len(chunk)
+        expected = checksum(snapshot.index, snapshot.term, snapshot.size, message.offset, chunk)
+        if (
+            message.offset > incoming.received
+            or end > snapshot.size
+            or message.checksum != expected
+            or message.done is not (end == snapshot.size)
+        ):
+            self._reply_install(message.source, snapshot.index, 0, refused=True)
+            return False
+        waiting = self._undurable_chunk_bytes
+        if waiting and waiting + len(chunk) > self.config.chunks_in_flight_bytes_max:
+            return False  # I10: the leader asks again after a heartbeat.
+        self._undurable_chunk_bytes += len(chunk)
+        incoming.received = end
+        self._chunks.append(
+            SnapshotChunk(
+                snapshot.index, snapshot.term, snapshot.size, message.offset, chunk, message.done
+            )
+        )
+        return True
+
+    def _reply_install(
+        self, target: int, index: int, offset: int, *, done: bool = False, refused: bool = False
+    ) -> None:
+        reply = InstallSnapshotReply(self.id, target, self.term, index, offset, done, refused)
+        self._send(reply, promises=not refused)
+
+    def _restart_log(self, received: Received, *, keep_suffix: bool) -> None:
+        """Let the log begin behind the snapshot, with what still belongs there behind it."""
+        index = received.index
+        behind = [known for known in self._configurations if known[0] > index and keep_suffix]
+        self._configurations = [(index, received.membership), *behind]
+        if keep_suffix:
+            self.log.compact(index + 1)
+            self._given_last = max(self._given_last, index)
+            self._durable_last = max(self._durable_last, index)
+            while self._unapplied and self._unapplied[0][0] <= index:
+                self._unapplied_bytes -= self._unapplied.popleft()[1]
+        else:
+            self.log.restart(index, received.term, received.time_ns)
+            self._given_last = self._durable_last = index
+            self._truncate_from = None
+            # Acknowledgements under way vouch for nothing behind the snapshot (see ready.py).
+            for write in self._writes:
+                write.last = min(write.last, index)
+            self._unapplied.clear()
+            self._unapplied_bytes = 0
+        earlier = self._restart is None or self._restart.keep_suffix
+        self._restart = Restart(index, received.term, keep_suffix and earlier)
+        self._adopt_membership()
+
+    # The membership.
+
+    def _adopt_membership(self) -> None:
+        """Whatever configuration is the latest in the log counts, from now on (§6)."""
+        before = self.membership
+        self.membership_index, self.membership = self._configurations[-1]
+        membership = self.membership
+        self._quorum = membership.quorum
+        self._votes_and_campaigns = self.id in membership.electors and self._damage is None
+        self._unsettled = bool(
+            membership.outgoing or membership.joining or self.id not in membership.voters
+        )
+        if self.role is Role.LEADER:
+            self._meet_peers()
+        if membership is not before and self._observer is not None:
+            self._observe(Happening.MEMBERSHIP, first=self.membership_index)
+
+    def _forget_configurations(self) -> None:
+        """Keep the one that counts before the log's first entry, and all behind it."""
+        first = self.log.first
+        while len(self._configurations) > 1 and self._configurations[1][0] < first:
+            del self._configurations[0]
+
+    def _meet_peers(self) -> None:
+        """The leader sends to every member. Who is none any more leaves in `_dismiss`."""
+        for peer in sorted(self.membership.members - {self.id} - self._peers.keys()):
+            self._peers[peer] = Progress(next=self.log.last + 1)
+
+    def _append_configuration(self, membership: Membership) -> int:
+        return self._append_own(CONFIGURATION, membership.encode(), self.log.last_time_ns)
+
+    def _settle_membership(self) -> None:
+        """What a leader owes to a configuration that is committed: the next step (§6)."""
+        membership = self.membership
+        started = self._term_start_index
+        if not started or self.commit < max(started, self.membership_index):
+            return
+        if membership.outgoing:
+            self._append_configuration(membership.left())
+        elif self.id not in membership.voters:
+            self._leave_office()
+        elif membership.joining and not self._transfer_target:
+            caught_up = {
+                peer
+                for peer in membership.joining
+                if self._peers[peer].caught_up and not self._peers[peer].repairing
+            }
+            if caught_up:
+                self._append_configuration(membership.promoted(frozenset(caught_up)))
+
+    def _leave_office(self) -> None:
+        """§6: the leader that is no member "steps down once it has committed the C_new entry".
+
+        Its heartbeat tells the others that it is committed, and whoever has the whole log need
+        not wait for a time-out (thesis §4.2.2).
+        """
+        self._broadcast_heartbeat()
+        heir = max(
+            self.membership.voters,
+            key=lambda peer: (not self._peers[peer].repairing, self._peers[peer].match, -peer),
+        )
+        if self._peers[heir].match == self.log.last and not self._peers[heir].repairing:
+            self._send(TimeoutNow(self.id, heir, self.term))
+        self._become_follower(self.term, 0)
+
+    def _dismiss(self) -> None:
+        """Who was removed is sent the log until it knows that, or is not heard any more."""
+        for peer in sorted(self._peers.keys() - self.membership.members):
+            progress = self._peers[peer]
+            told = self.commit >= self.membership_index and progress.match >= self.membership_index
+            if told or not progress.is_heard(self.config.election_ticks):
+                del self._peers[peer]
 
     # The leader.
 
@@ -774,9 +1171,14 @@ class Raft:
                 return
             for progress in self._peers.values():
                 progress.active = False
+        for progress in self._peers.values():
+            progress.tick()
+        for peer in self.membership.joining:
+            self._peers[peer].tick_round(self.log.last, self.config.election_ticks)
         if self._heartbeat_elapsed >= self.config.heartbeat_ticks:
             self._heartbeat_elapsed = 0
             self._broadcast_heartbeat()
+            self._dismiss()
 
     def _broadcast_heartbeat(self) -> None:
         for peer, progress in self._peers.items():
@@ -808,13 +1210,26 @@ class Raft:
     def _replicate(self, peer: int, progress: Progress) -> None:
         """Send what the peer lacks, as far as its window allows. Batches what has gathered."""
         config = self.config
+        if progress.outgoing is not None:
+            self._send_snapshot(peer, progress.outgoing.snapshot)
+            return
         while progress.next <= self.log.last and progress.may_send(
             config.appends_in_flight_max, config.entries_in_flight_bytes_max
         ):
             if progress.next < self.log.first:
-                progress.needs_snapshot()
+                progress.needs_snapshot(self._stored)
+                if self._stored is not None:
+                    self._send_snapshot(peer, self._stored)
                 return
             entries = self.log.entries_upto(progress.next, config.append_bytes_max)
+            far_behind = entries is None or entries[-1].index < self.log.last
+            if progress.in_flight and progress.bulk is not far_behind:
+                # The two flows may overtake each other: change over when nothing is unanswered.
+                # A peer that once kept up stays on the ordinary flow while memory serves it.
+                if progress.bulk or entries is None:
+                    return
+            else:
+                progress.bulk = far_behind
             if entries is None:
                 progress.fetching = True
                 last = min(self.log.recent_first - 1, self.log.last)
@@ -828,24 +1243,58 @@ class Raft:
         assert previous_term is not None, previous
         last = previous + len(entries)
         self._send(
-            AppendEntries(self.id, peer, self.term, previous, previous_term, entries, self.commit)
+            AppendEntries(
+                self.id,
+                peer,
+                self.term,
+                previous,
+                previous_term,
+                entries,
+                self.commit,
+                progress.bulk,
+            )
         )
         progress.sent(last, sum(len(entry.body) for entry in entries))
+
+    def _send_snapshot(self, peer: int, snapshot: Stored) -> None:
+        """Ask the peer where it stands, or fetch the next piece for it."""
+        outgoing = self._peers[peer].outgoing
+        assert outgoing is not None
+        config = self.config
+        if outgoing.probing and not outgoing.probe_sent:
+            outgoing.probe_sent = True
+            self._send_chunk(peer, snapshot, 0, b"")
+        elif outgoing.may_fetch(config.chunks_in_flight_bytes_max):
+            outgoing.fetching = True
+            size = min(config.chunk_bytes_max, snapshot.size - outgoing.next)
+            self._fetch_chunks.append(FetchChunk(peer, snapshot.index, outgoing.next, size))
+
+    def _send_chunk(self, peer: int, snapshot: Stored, offset: int, chunk: bytes) -> None:
+        index, term, size = snapshot.index, snapshot.term, snapshot.size
+        done = offset + len(chunk) == size
+        check = checksum(index, term, size, offset, chunk)
+        self._send(
+            InstallSnapshot(self.id, peer, self.term, index, term, size, offset, check, chunk, done)
+        )
 
     def _on_append_entries_reply(self, message: AppendEntriesReply) -> None:
         progress = self._peers.get(message.source)
         if progress is None:
             return
-        progress.active = True
+        progress.spoke()
+        counted = not progress.repairing
+        progress.repairing = message.repairing
         if message.success:
             if message.index > self.log.last:
                 raise ProtocolViolation(
                     f"Replica {message.source} acknowledges {message.index}, "
                     f"which its leader has not written."
                 )
-            if progress.accepted(message.index):
+            if progress.accepted(message.index) or not counted:
                 self._advance_commit()
             return
+        if message.repairing:
+            progress.lost_down_to(message.hint_index)
         retry = self.log.last_index_of_term_at_most(message.hint_term, message.hint_index)
         progress.refused(message.index, min(retry, message.hint_index))
 
@@ -853,15 +1302,45 @@ class Raft:
         progress = self._peers.get(message.source)
         if progress is None:
             return
+        progress.spoke()
         progress.heard()
         progress.round = max(progress.round, message.round)
         if progress.state is ProgressState.SNAPSHOT:
-            self._ask_for_snapshot(message.source)
-        elif progress.match < self.log.last < progress.next and progress.may_send(
-            self.config.appends_in_flight_max, self.config.entries_in_flight_bytes_max
+            if progress.outgoing is None:
+                self._ask_for_snapshot(message.source)
+                progress.needs_snapshot(self._stored)
+            return
+        all_sent = progress.next > self.log.last or progress.bulk
+        if (
+            progress.match < progress.next - 1
+            and all_sent
+            and progress.may_send(
+                self.config.appends_in_flight_max, self.config.entries_in_flight_bytes_max
+            )
         ):
-            # Everything has been sent and not all of it was answered: ask where the peer stands.
+            # What has been sent was not all answered: ask where the peer stands.
             self._send_entries(message.source, progress, ())
+
+    def _on_install_snapshot_reply(self, message: InstallSnapshotReply) -> None:
+        progress = self._peers.get(message.source)
+        if progress is None:
+            return
+        progress.spoke()
+        outgoing = progress.outgoing
+        if message.done:
+            if message.last_index > self.log.last:
+                raise ProtocolViolation(
+                    f"Replica {message.source} has a snapshot of {message.last_index}, "
+                    f"which its leader has not written."
+                )
+            if progress.accepted(message.last_index):
+                self._advance_commit()
+        elif outgoing is None or outgoing.snapshot.index != message.last_index:
+            return
+        elif message.refused:
+            outgoing.refused()
+        else:
+            outgoing.answered(message.offset)
 
     def _ask_for_snapshot(self, peer: int) -> None:
         """Has the peer been given what the log goes on from? Its answer says so."""
@@ -874,10 +1353,36 @@ class Raft:
 
     def _advance_commit(self) -> None:
         """§5.3, §5.4.2: a majority holds it durably, and it is of this term."""
-        matches = {peer: progress.match for peer, progress in self._peers.items()}
-        index = agreed(self._quorum, matches | {self.id: self._durable_last})
+        matches = {
+            peer: progress.match for peer, progress in self._peers.items() if not progress.repairing
+        }
+        matches[self.id] = self._durable_last
+        index = agreed(self._quorum, matches)
         if index > self.commit and self.log.term_at(index) == self.term:
             self.commit = index
+            if self._observer is not None:
+                self._observe(Happening.COMMIT)
+
+    # The observer.
+
+    def _observe(self, what: Happening, *, message: Message | None = None, first: int = 0) -> None:
+        if self._observer is None:
+            return
+        self._observer.observed(
+            Observation(
+                what=what,
+                id=self.id,
+                term=self.term,
+                voted_for=self.voted_for,
+                role=self.role,
+                commit=self.commit,
+                last=self.log.last,
+                durable=self._durable_last,
+                membership=self.membership,
+                message=message,
+                first=first,
+            )
+        )
 
 
-__all__ = ["Config", "Raft", "Role"]
+__all__ = ["Damage", "Raft", "Received"]

@@ -3,10 +3,11 @@
     RaftError
     ├── ConfigurationError   the operator's configuration contradicts itself
     ├── StateLost            what was read back from disk cannot be what was promised from it
-    └── ProtocolViolation    a peer sent what no correct replica can send
+    ├── ProtocolViolation    a peer sent what no correct replica can send
+    └── ConfigurationUnreadable   a configuration in the log is of a later version, or none at all
 
-All three end the replica: none can be repaired by carrying on. Our own bugs are `assert`s.
-"Not leader" and "full" are no errors; they are return values.
+All of them end the replica: none can be repaired by carrying on. Our own bugs are `assert`s.
+"Not leader", "full" and a change of members that cannot be are no errors; they are return values.
 """
 
 
@@ -24,3 +25,7 @@ class StateLost(RaftError):
 
 class ProtocolViolation(RaftError):
     """A peer's message contradicts what Raft guarantees; one of the two replicas is wrong."""
+
+
+class ConfigurationUnreadable(RaftError):
+    """Who belongs to the cluster stands in bytes that this program cannot read."""

@@ -164,3 +164,12 @@ class Log:
         # Keep the boundary that covers first - 1: AppendEntries names the term before `first`.
         keep = max(0, bisect_right(self._starts, first - 1) - 1)
         del self._starts[:keep], self._terms[:keep]
+
+    def restart(self, index: int, term: int, time_ns: int) -> None:
+        """Nothing is left but what a snapshot of (index, term) stands for; the log goes on behind it."""
+        self._recent.clear()
+        self.recent_bytes = 0
+        self.first, self.last = index + 1, index
+        self._recent_first = index + 1
+        self._starts, self._terms = [index], [term]
+        self.last_time_ns = time_ns

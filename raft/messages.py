@@ -4,12 +4,17 @@ These are plain values: no behaviour, no encoding (runtime encodes them), and no
 another; receivers match on the type. Indexes and terms start at 1; 0 means "none", and so does
 replica id 0. Every message carries `source`, `target` and the sender's `term`.
 
-Two departures from figure 2 of the paper, both for the sake of disks and queries:
+Departures from the paper's figures, for the sake of disks, queries and repair:
 
 * `Heartbeat` is a message of its own, so that it never waits behind entries or a disk. Its
   `round` counts batches of reads (§6.4 of the thesis); the reply returns it.
 * A refused `AppendEntries` is answered with the index *and* the term where the follower's log
   may still agree, so that the leader steps back over a whole term at once (end of §5.3).
+* `InstallSnapshot` with an empty chunk asks how much of the snapshot the follower has (transfer.py).
+* A replica that is being repaired says so in its replies, and counts nowhere until it is done.
+
+Two flows: `is_bulk` names the messages that may be long and many. A shell sends them on a
+connection of their own per peer, in order among themselves, so that they delay no heartbeat.
 """
 
 from typing import Final
@@ -17,8 +22,12 @@ from typing import Final
 from attrs import frozen
 
 TERM_START: Final = 1
-"""Kind of the entry that opens a leader's term (§8: "a no-op entry"). The only kind that this
-package gives a meaning to; the other kinds are numbers that it carries."""
+"""Kind of the entry that opens a leader's term (§8: "a no-op entry"); its body is the shell's."""
+
+CONFIGURATION: Final = 4
+"""Kind of the entry that changes the membership (§6); its body is `Membership.encode()`.
+
+These two are the kinds that this package gives a meaning to; others are numbers that it carries."""
 
 
 @frozen
@@ -77,7 +86,10 @@ class RequestVoteReply:
 
 @frozen
 class AppendEntries:
-    """Entries that follow (prev_index, prev_term), and how far the leader has committed."""
+    """Entries that follow (prev_index, prev_term), and how far the leader has committed.
+
+    `bulk`: the target is far behind, and this is part of its catching up. Means nothing to it.
+    """
 
     source: int
     target: int
@@ -86,6 +98,7 @@ class AppendEntries:
     prev_term: int
     entries: tuple[Entry, ...]
     commit: int
+    bulk: bool = False
 
 
 @frozen
@@ -94,6 +107,9 @@ class AppendEntriesReply:
 
     Otherwise `index` is the refused prev_index, and (`hint_index`, `hint_term`) the highest
     position of the follower's log that may still agree with the leader's.
+
+    `repairing`: the source lost entries that it may have acknowledged before. The leader goes on
+    sending, and does not count it.
     """
 
     source: int
@@ -103,6 +119,7 @@ class AppendEntriesReply:
     index: int
     hint_index: int = 0
     hint_term: int = 0
+    repairing: bool = False
 
 
 @frozen
@@ -128,21 +145,31 @@ class HeartbeatReply:
 
 @frozen
 class InstallSnapshot:
-    """A piece of the snapshot that ends at (last_index, last_term), from byte `offset` on."""
+    """A piece of the snapshot that ends at (last_index, last_term) and has `size` bytes.
+
+    `checksum` is transfer.checksum() of the piece. `done`: it is the last one. An empty piece that
+    is not the last asks how much of this snapshot the target has.
+    """
 
     source: int
     target: int
     term: int
     last_index: int
     last_term: int
+    size: int
     offset: int
+    checksum: int
     chunk: bytes
     done: bool
 
 
 @frozen
 class InstallSnapshotReply:
-    """The target's snapshot of `last_index` is durable at `source` up to byte `offset`."""
+    """The source's snapshot of `last_index` is durable at the sender of this up to byte `offset`.
+
+    `done`: the sender's log holds or continues all up to `last_index`. `refused`: a piece could not
+    be used, being damaged or not the next one; `offset` then says nothing.
+    """
 
     source: int
     target: int
@@ -150,6 +177,7 @@ class InstallSnapshotReply:
     last_index: int
     offset: int
     done: bool
+    refused: bool = False
 
 
 @frozen
@@ -172,3 +200,10 @@ Message = (
     | InstallSnapshotReply
     | TimeoutNow
 )
+
+
+def is_bulk(message: Message) -> bool:
+    """Does this message belong on the flow that must not delay heartbeats?"""
+    return isinstance(message, InstallSnapshot) or (
+        isinstance(message, AppendEntries) and message.bulk
+    )

@@ -10,15 +10,26 @@
 PROBE      one AppendEntries at a time, until the leader knows where the two logs agree.
 REPLICATE  `next` runs ahead of the replies, up to a window of messages and bytes.
 SNAPSHOT   entries are of no use to the peer, until it says that it holds what the log goes on
-           from. It is asked with every heartbeat that it answers.
+           from. It is sent the leader's newest snapshot (transfer.py). A leader that knows of
+           none asks it with every heartbeat that it answers: an operator may have copied one.
 
-Invariant: match < next. `match` never falls within a term (a durable promise, I4).
+A peer that is far behind is sent its entries on the bulk flow, in order, and none on the other
+flow until all of those are answered: two flows must not overtake each other.
+
+A learner that is to become a voter catches up in rounds (thesis §4.2.1): a round ends when the
+peer has what the leader had at its start. Once a round takes no longer than an election time-out,
+the peer has caught up: a leader's fall just after its promotion would cost no more than that.
+
+Invariant: match < next. `match` never falls within a term (a durable promise, I4), unless the
+peer's disk was damaged and it says so.
 """
 
 from collections import deque
 from enum import Enum
 
 from attrs import Factory, define
+
+from .transfer import Outgoing, Stored
 
 
 class ProgressState(Enum):
@@ -43,8 +54,20 @@ class Progress:
     in_flight_bytes: int = 0
     # A journal read for this peer is under way (Ready.fetch).
     fetching: bool = False
+    # What is in flight went out on the bulk flow.
+    bulk: bool = False
+    # SNAPSHOT: the snapshot that is on its way.
+    outgoing: Outgoing | None = None
     # Heard of since the leader last checked that it has a quorum.
     active: bool = False
+    # Ticks since it was last heard of in this term; None if it never was.
+    silent_ticks: int | None = None
+    # It lost what it may have acknowledged, and does not count until it has it again.
+    repairing: bool = False
+    # A learner that joins: what ends the present round, how long it takes, and how the last one went.
+    round_goal: int = 0
+    round_ticks: int = 0
+    caught_up: bool = False
     # The highest read round that this peer has confirmed.
     round: int = 0
 
@@ -90,25 +113,58 @@ class Progress:
         self.next = max(min(index, retry + 1), self.match + 1)
         return True
 
+    def lost_down_to(self, index: int) -> None:
+        """The peer is being repaired, and holds no more than this of what it once accepted."""
+        self.match = min(self.match, index)
+
     def heard(self) -> None:
         """A heartbeat was answered: whatever was sent before may be lost, so let one more out.
 
         Without this a lost probe would stop the peer's log for good.
         """
-        self.active = True
         self.probe_sent = False
         if self.in_flight:
             self._land()
+        if self.outgoing is not None:
+            self.outgoing.heard()
 
-    def needs_snapshot(self) -> None:
+    def spoke(self) -> None:
+        """Any reply of this term."""
+        self.active = True
+        self.silent_ticks = 0
+
+    def is_heard(self, ticks_max: int) -> bool:
+        """Has it spoken within the last `ticks_max` ticks?"""
+        return self.silent_ticks is not None and self.silent_ticks < ticks_max
+
+    def tick(self) -> None:
+        """Time passes for what is measured in it."""
+        if self.silent_ticks is not None:
+            self.silent_ticks += 1
+
+    def tick_round(self, last: int, ticks_max: int) -> None:
+        """A learner that joins, while the leader's log ends at `last`: is this round over?"""
+        if not self.round_goal:
+            self.round_goal = last
+            return
+        self.round_ticks += 1
+        if self.match >= self.round_goal:
+            self.caught_up = self.round_ticks <= ticks_max
+            self.round_goal, self.round_ticks = last, 0
+        elif self.round_ticks > ticks_max:
+            self.caught_up = False
+
+    def needs_snapshot(self, stored: Stored | None) -> None:
         """What the peer needs next is no longer in the log."""
         self._enter(ProgressState.SNAPSHOT)
+        self.outgoing = None if stored is None else Outgoing(stored)
 
     def _land(self) -> None:
         self.in_flight_bytes -= self.in_flight.popleft()[1]
 
     def _enter(self, state: ProgressState) -> None:
         self.state = state
+        self.outgoing = None
         self.probe_sent = False
         self.in_flight.clear()
         self.in_flight_bytes = 0

@@ -1,6 +1,6 @@
 """The blocking client: the same surface as client.py on one socket, without an event loop or a thread.
 
-    with BlockingClient("127.0.0.1", 7700) as client:
+    with BlockingClient.connect("127.0.0.2:7700,127.0.0.3:7700") as client:
         balance = client.ask("alice", Deposit("alice", 100))
         replies = client.ask_many((name, Deposit(name, 1)) for name in names)
 
@@ -11,7 +11,8 @@ long silence the gateway may have closed it, and the next call connects again. O
 import select
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -19,26 +20,29 @@ from attrs import define, field
 
 from ..actors.app import Key
 from ..actors.message import Command
-from . import frames
+from . import addresses, frames
+from .addresses import Address, Addresses
 from .calls import (
-    BACK_OFF_S,
+    ATTEMPT_S,
     CONNECT_S,
     DEADLINE_S,
     FATAL_ERRORS,
+    NOT_READY_MAX,
     Call,
     Event,
     EventFilter,
     call,
 )
-from .failures import Disconnected, TimedOut, Unknown
+from .failures import Disconnected, NotApplied, TimedOut, Unknown, WrongCluster
 from .frames import BEFORE_ALL, Position
-from .session import Session
+from .pulse import PATIENCE_S, Pulse
+from .recorder import Recorder, Recording
+from .resumption import Resumption
+from .session import DRAINING, NOT_LEADER, Session, why
 
 Reply = TypeVar("Reply")
 
 RECEIVE_BYTES = 256 * 1024
-PING_S = 15.0
-SILENCE_S = 60.0
 UNRESOLVED_MAX = 4096
 
 
@@ -47,6 +51,7 @@ class _Asked:
     """One request of ours, and its outcome once there is one."""
 
     call: Call
+    recording: Recording | None = None
     number: int = 0
     reply: "frames.Reply | frames.Answer | None" = None
     error: Exception | None = None
@@ -65,34 +70,74 @@ class _Asked:
         return self.call.decode(self.reply)
 
 
+class _Left(OSError):
+    """The connection is of no more use, or there is none."""
+
+    def __init__(self, reason: str, *, timed_out: bool = False) -> None:
+        super().__init__(reason)
+        self.timed_out = timed_out
+
+
+class _Redirected(_Left):
+    """It is not the leader; `hint`, if not empty, is."""
+
+    def __init__(self, reason: str, hint: str) -> None:
+        super().__init__(reason)
+        self.hint = hint
+
+
+class _Banned(_Left):
+    """Connecting to this address can never help."""
+
+
 @define(eq=False)
 class BlockingClient:
     """One session with a cluster; see the file's text."""
 
     host: str = "127.0.0.1"
     port: int = 7700
-    others: tuple[tuple[str, int], ...] = ()
+    others: tuple[Address, ...] = ()
     session: Session = field(factory=Session, kw_only=True)
     deadline_s: float = field(default=DEADLINE_S, kw_only=True)
     connect_s: float = field(default=CONNECT_S, kw_only=True)
+    patience_s: float = field(default=PATIENCE_S, kw_only=True)
+    """How long a replica may be silent before another one is tried."""
     keep: bool = field(default=False, kw_only=True)
     """Leave the session open in the cluster when the client is closed, to resume it later."""
+    history: "Recorder | Path | str | None" = field(default=None, kw_only=True)
+    """Where to record what is asked and answered."""
+    _recorder: Recorder | None = field(default=None, init=False)
+    _addresses: Addresses = field(init=False)
+    _pulse: Pulse = field(init=False)
     _socket: socket.socket | None = field(default=None, init=False)
     _poll: "select.poll | None" = field(default=None, init=False)
     _decoder: frames.Decoder = field(factory=frames.Decoder, init=False)
+    _greet_by_s: float | None = field(default=None, init=False)
+    """Until when the gateway may take to greet; None when it has."""
     _unsent: bytes = field(default=b"", init=False)
-    _back_off_s: float = field(default=BACK_OFF_S[0], init=False)
-    _next_address: int = field(default=0, init=False)
-    _heard_s: float = field(default=0.0, init=False)
+    _refusals: int = field(default=0, init=False)
+    _pumped_s: float = field(default=0.0, init=False)
     _unresolved: dict[int, _Asked] = field(factory=dict[int, _Asked], init=False)
-    _why: str = field(default="", init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._addresses = Addresses([(self.host, self.port), *self.others])
+        self._pulse = Pulse(self.patience_s)
 
     @classmethod
-    def resume(
-        cls, host: str, port: int, session_id: bytes, *, answered: int = 0, **options: Any
+    def connect(
+        cls,
+        to: "str | Iterable[str | Address]" = "127.0.0.1:7700",
+        *,
+        session: bytes | None = None,
+        cluster: bytes = frames.ANY_CLUSTER,
+        **options: Any,
     ) -> "BlockingClient":
-        """Go on with a session of an earlier process; see Client.resume."""
-        return cls(host, port, session=Session(session_id, answered_before=answered), **options)
+        """A client of the cluster at these addresses, to be entered with `with`; see Client.connect."""
+        first, *others = addresses.parse(to)
+        given = Session(cluster_id=cluster)
+        if session is not None:
+            given = Session(session, cluster_id=cluster, resumption=Resumption())
+        return cls(*first, tuple(others), session=given, **options)
 
     @property
     def session_id(self) -> bytes:
@@ -100,21 +145,33 @@ class BlockingClient:
         return self.session.id
 
     @property
+    def cluster_id(self) -> bytes:
+        """The cluster that answered."""
+        return self.session.cluster_id
+
+    @property
     def last_request(self) -> int:
-        """The highest request number in use; after a resume, the last that was applied."""
+        """The highest request number in use."""
         return self.session.last_request
 
+    @property
+    def applied_before(self) -> int:
+        """Of a resumed session: the last request of the earlier process that was applied."""
+        return self.session.resumption.applied if self.session.resumption else 0
+
     def __enter__(self) -> Self:
+        if self.history is not None:
+            given = self.history
+            self._recorder = given if isinstance(given, Recorder) else Recorder(Path(given))
         deadline = time.monotonic() + self.connect_s
         try:
             while not self.session.opened:
                 self._check_alive()
                 if not self._pump(deadline):
-                    raise Disconnected(
-                        f"No leftfold answers at {self.host}:{self.port}: {self._why}"
-                    )
+                    raise Disconnected(f"No leftfold answers at {self._why()}")
         except BaseException:
-            self._drop("")
+            self._drop()
+            self._stop_recording()
             raise
         return self
 
@@ -139,18 +196,21 @@ class BlockingClient:
                     self._socket.send(frames.close_session(self.session.id))
                 except OSError:
                     pass  # it expires by itself
-            self._drop("")
+            self._drop()
         if self.session.dead is None:
             self.session.expire(Disconnected("the client was closed"))
+        self._stop_recording()
+
+    def _stop_recording(self) -> None:
+        if self._recorder is not None and self._recorder is not self.history:
+            self._recorder.close()
 
     # Asking
 
     def ask(self, key: Key, command: Command[Reply], *, deadline_s: float | None = None) -> Reply:
         """Have the actor with this key handle the command, once; return its reply."""
         deadline = self._deadline(deadline_s)
-        asked = self._send_command(call(key, command), deadline)
-        self._await(asked, deadline)
-        return asked.result()
+        return self._outcome(self._send(key, command, deadline), deadline)
 
     def ask_many(
         self,
@@ -160,14 +220,11 @@ class BlockingClient:
     ) -> list[Reply | Exception]:
         """Ask them all, pipelined; the replies in order, an exception in place of a reply that failed."""
         deadline = self._deadline(deadline_s)
-        asked: list[_Asked] = []
-        for key, command in pairs:
-            asked.append(self._send_command(call(key, command), deadline))
+        asked = [self._send(key, command, deadline) for key, command in pairs]
         replies: list[Reply | Exception] = []
         for one in asked:
             try:
-                self._await(one, deadline)
-                replies.append(one.result())
+                replies.append(self._outcome(one, deadline))
             except Exception as error:  # noqa: BLE001 - each outcome is the caller's to look at
                 replies.append(error)
         return replies
@@ -175,34 +232,33 @@ class BlockingClient:
     def query(self, key: Key, query: Command[Reply], *, deadline_s: float | None = None) -> Reply:
         """Have the actor answer from its state, which includes all that was acknowledged before."""
         deadline = self._deadline(deadline_s)
-        self._check_alive()
-        asked = _Asked(call(key, query))
-        number = self.session.query(asked.call.message_id, asked.call.key, asked.call.body, asked)
-        while not asked.done:
-            if not self._pump(deadline):
-                self.session.forget_query(number)
-                raise TimedOut("the query was not answered in time")
-        return asked.result()
+        asked = self._send(key, query, deadline, is_query=True)
+        return self._outcome(asked, deadline, is_query=True)
 
     def resolve(
         self,
-        request: int,
+        request: "int | Unknown",
         key: Key | None = None,
         command: Command[Any] | None = None,
         *,
         deadline_s: float | None = None,
     ) -> Any:
         """Learn how a request ended that was left Unknown; see Client.resolve."""
-        deadline = self._deadline(deadline_s)
-        asked = self._unresolved.pop(request, None)
-        if asked is None:
+        number = request.request if isinstance(request, Unknown) else request
+        asked = self._unresolved.pop(number, None)
+        if asked is not None:
+            return self._outcome(asked, self._deadline(deadline_s))
+        if self.session.resumption is None:
+            raise ValueError(f"request {number} is not one that this client left unknown")
+        try:
+            reply = self.session.resumption.outcome(number)
+        except NotApplied:
             if key is None or command is None:
-                raise ValueError(f"request {request} is not one that this client left unknown")
-            encoded = call(key, command)
-            asked = _Asked(encoded, request)
-            self.session.ask_again(request, encoded.message_id, encoded.key, encoded.body, asked)
-        self._await(asked, deadline)
-        return asked.result()
+                raise
+            return self.ask(key, command, deadline_s=deadline_s)
+        if key is None or command is None:
+            raise ValueError("the command says which reply it was promised: give it and its key")
+        return call(key, command).result(reply)
 
     def events(
         self,
@@ -214,18 +270,19 @@ class BlockingClient:
     ) -> Iterator[Event]:
         """Iterate over events, from behind a position on (None: from now on); end after a silence."""
         wanted = EventFilter.of(actor, key)
+        streams = self.session.streams
         subscription = self.session.subscribe(wanted.actor_type, wanted.key, after, lambda: None)
         try:
             while True:
                 deadline = time.monotonic() + (1e9 if silence_s is None else silence_s)
-                event = self.session.next_event(subscription)
+                event = streams.next_event(subscription)
                 while event is None:
                     if not self._pump(deadline):
                         return
-                    event = self.session.next_event(subscription)
+                    event = streams.next_event(subscription)
                 yield wanted.event(event)
         finally:
-            self.session.unsubscribe(subscription)
+            streams.unsubscribe(subscription)
 
     def _deadline(self, given_s: float | None) -> float:
         return time.monotonic() + (self.deadline_s if given_s is None else given_s)
@@ -234,58 +291,102 @@ class BlockingClient:
         if self.session.dead is not None:
             raise self.session.dead
 
-    def _send_command(self, encoded: Call, deadline: float) -> _Asked:
-        asked = _Asked(encoded)
-        while self.session.room <= 0:
-            self._check_alive()
-            if not self._pump(deadline):
-                raise Disconnected("no room in the window came in time: the command was not sent")
-        asked.number = self.session.command(encoded.message_id, encoded.key, encoded.body, asked)
+    def _send(
+        self, key: Key, message: Command[Any], deadline: float, *, is_query: bool = False
+    ) -> _Asked:
+        """Number it and have it sent as soon as there is room; an error is kept as its outcome."""
+        asked = _Asked(call(key, message))
+        if self._recorder is not None:
+            asked.recording = self._recorder.invoke(key, message)
+        session = self.session
+        number_it: Callable[..., int] = session.query if is_query else session.command
+        try:
+            while (session.query_room if is_query else session.room) <= 0:
+                self._check_alive()
+                if not self._pump(deadline):
+                    raise Disconnected(
+                        "no room in the window came in time: the command was not sent"
+                    )
+            encoded = asked.call
+            asked.number = number_it(
+                encoded.message_id, encoded.key, encoded.body, asked, encoded.version
+            )
+        except Exception as error:  # noqa: BLE001 - raised where the outcome is asked for
+            asked(None, error)
         return asked
 
-    def _await(self, asked: _Asked, deadline: float) -> None:
-        while not asked.done:
-            if not self._pump(deadline):
-                waiting = self.session.waiting_for(asked.number)
+    def _outcome(self, asked: _Asked, deadline: float, *, is_query: bool = False) -> Any:
+        """The reply, or what went wrong raised; recorded."""
+        try:
+            self._await(asked, deadline, is_query)
+            reply = asked.result()
+        except BaseException as error:
+            if asked.recording is not None:
+                asked.recording.ended(error)
+            raise
+        if asked.recording is not None:
+            asked.recording.answered(reply)
+        return reply
+
+    def _await(self, asked: _Asked, deadline: float, is_query: bool) -> None:
+        try:
+            while not asked.done:
+                if not self._pump(deadline):
+                    if is_query:
+                        raise TimedOut("the query was not answered in time")
+                    raise Unknown(asked.number, self.session.pin(asked.number, asked))
+        finally:
+            if not asked.done and is_query:
+                self.session.forget_query(asked.number)
+            elif not asked.done:
+                self.session.pin(asked.number, asked)
                 self._unresolved[asked.number] = asked
                 if len(self._unresolved) > UNRESOLVED_MAX:
                     del self._unresolved[next(iter(self._unresolved))]
-                raise Unknown(asked.number, waiting.why if waiting else "")
 
     # The connection
 
     def _pump(self, deadline: float) -> bool:
         """Send what there is, wait for something to come, take it. False when the time is over."""
-        left_s = deadline - time.monotonic()
-        if left_s <= 0:
+        now_s = time.monotonic()
+        if deadline <= now_s:
             return False
+        if now_s - self._pumped_s > self.patience_s / 3:
+            self._pulse.began(now_s)  # nobody looked: that is no silence of the gateway's
+        self._pumped_s = now_s
         try:
             if self._socket is None:
-                self._connect(min(left_s, self.connect_s))
-            if self.session.held:
-                self._pause(left_s)
-                self.session.retry()
-            self._exchange(left_s)
+                self._check_alive()
+                self._connect(deadline)
+            if self.session.refusal is not None:
+                self._refused(self.session.refusal, deadline)
+            self._exchange(deadline - time.monotonic())
         except OSError as error:
-            self._drop(str(error) or "no answer in time")
-            self._pause(deadline - time.monotonic())
+            self._drop()
+            self._left(error)
         return True
 
-    def _connect(self, timeout_s: float) -> None:
-        addresses = [(self.host, self.port), *self.others]
-        address = addresses[self._next_address % len(addresses)]
-        self._next_address += 1
-        self._socket = socket.create_connection(address, timeout_s)
+    def _connect(self, deadline: float) -> None:
+        address, pause_s = self._addresses.next(time.monotonic())
+        time.sleep(max(0.0, min(pause_s, deadline - time.monotonic())))
+        attempt_s = ATTEMPT_S if self._addresses.several else self.connect_s
+        left_s = min(attempt_s, deadline - time.monotonic())
+        if left_s <= 0:
+            raise _Left("no time was left")
+        self._socket = socket.create_connection(address, left_s)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket.setblocking(False)
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
         self._decoder = frames.Decoder()
         self._unsent = frames.hello(self.session.cluster_id)
-        self._why = ""
-        self._heard_s = time.monotonic()
+        self._refusals = 0
+        now_s = time.monotonic()
+        self._greet_by_s = now_s + attempt_s
+        self._pulse.several = self._addresses.several
+        self._pulse.began(now_s)
 
-    def _exchange(self, timeout_s: float) -> None:
+    def _exchange(self, left_s: float) -> None:
         assert self._socket is not None and self._poll is not None
         if not self._unsent:
             self._unsent = self.session.outgoing()
@@ -296,44 +397,89 @@ class BlockingClient:
                 pass
         wanted = select.POLLIN | (select.POLLOUT if self._unsent else 0)
         self._poll.modify(self._socket, wanted)
-        ready = self._poll.poll(min(timeout_s, PING_S) * 1000)
+        ready = self._poll.poll(max(0.0, min(left_s, self._look())) * 1000)
         for _, events in ready:
             if events & ~select.POLLOUT:
                 self._receive(self._socket)
-        if not ready and timeout_s > PING_S and not self._unsent:
-            if time.monotonic() - self._heard_s > SILENCE_S:
-                raise OSError("the gateway is silent")
+
+    def _look(self) -> float:
+        """How long to wait for something to come, if the connection is worth waiting on."""
+        now_s = time.monotonic()
+        if self._greet_by_s is not None:
+            if now_s >= self._greet_by_s:
+                raise _Left("no answer in time", timed_out=True)
+            return self._greet_by_s - now_s
+        why, ping, look_s = self._pulse.look(
+            now_s, waiting=self.session.is_waiting, listening=len(self.session.streams) > 0
+        )
+        if why:
+            raise _Left(why, timed_out=True)
+        if ping and not self._unsent:
             self._unsent = frames.ping(0)
+            return 0.0
+        return look_s
 
     def _receive(self, connected: socket.socket) -> None:
+        session, replies = self.session, self.session.replies
         data = connected.recv(RECEIVE_BYTES)
-        self._heard_s = time.monotonic()
+        self._pulse.heard(time.monotonic())
         if not data:
-            raise OSError(self._why or "the connection was closed")
+            raise _Left("the connection was closed")
         try:
             received = self._decoder.receive(data)
         except frames.ProtocolError as error:
-            raise OSError(str(error)) from error
+            raise _Left(str(error)) from error
         for frame in received:
             if isinstance(frame, frames.Welcome):
-                self.session.connected(frame)
-                self._back_off_s = BACK_OFF_S[0]
+                self._greet_by_s = None
+                try:
+                    session.connected(frame)
+                except WrongCluster as error:
+                    raise _Banned(str(error)) from error
             elif isinstance(frame, frames.Error):
-                self._why = frame.text
-                if frame.code in FATAL_ERRORS:
-                    self.session.expire(Disconnected(frame.text))
-            else:
-                self.session.receive(frame)
+                raise (_Banned if frame.code in FATAL_ERRORS else _Left)(frame.text)
+            elif session.connected_now:
+                session.receive(frame)
+        if session.replies != replies:
+            self._addresses.served()
+            self._pulse.answered()
+            self._refusals = 0
 
-    def _pause(self, left_s: float) -> None:
-        time.sleep(max(0.0, min(self._back_off_s, left_s)))
-        self._back_off_s = min(self._back_off_s * 2, BACK_OFF_S[1])
+    def _refused(self, refusal: frames.Refused, deadline: float) -> None:
+        """Go to the leader, or to another replica, or ask again here after a while."""
+        several = self._addresses.several
+        if refusal.reason == NOT_LEADER and (several or refusal.hint):
+            raise _Redirected(why(refusal), refusal.hint)
+        if several and (refusal.reason == DRAINING or self._refusals >= NOT_READY_MAX):
+            raise _Left(why(refusal))
+        self._refusals += 1
+        time.sleep(max(0.0, min(self._addresses.pause_s(), deadline - time.monotonic())))
+        self.session.retry()
 
-    def _drop(self, why: str) -> None:
-        self._why = why or self._why
+    def _left(self, error: OSError) -> None:
+        """What the end of a connection says about its address."""
+        reason = str(error)
+        if isinstance(error, _Redirected):
+            self._addresses.redirected(error.hint)
+        elif isinstance(error, _Banned):
+            self._addresses.ban(reason)
+            if self._addresses.none_left:
+                self.session.expire(WrongCluster(f"No replica to talk to: {self._why()}"))
+        else:
+            timed_out = isinstance(error, TimeoutError) or (
+                isinstance(error, _Left) and error.timed_out
+            )
+            self._addresses.failed(reason, time.monotonic(), timed_out=timed_out)
+
+    def _why(self) -> str:
+        refusal = self.session.refusal
+        return self._addresses.report() + (f": {why(refusal)}" if refusal else "")
+
+    def _drop(self) -> None:
         if self._socket is not None:
             self._socket.close()
         self._socket = None
         self._unsent = b""
+        self._greet_by_s = None
         if self.session.connected_now:
             self.session.disconnected()

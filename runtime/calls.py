@@ -4,6 +4,7 @@ A client needs no App: the command's class says which replies may come (`Command
 it emits. Shared by both clients.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -12,16 +13,21 @@ from attrs import frozen
 
 from ..actors.actor import declaration
 from ..actors.app import Key, encode_body, encode_key, reply_types
-from ..actors.message import Command, message_id
+from ..actors.errors import UnreadableVersion, UpcastFailed
+from ..actors.message import Command, message_id, message_version, message_versions
 from . import frames
+from .failures import Unreadable, failure
 from .frames import Position
 
 Reply = TypeVar("Reply")
 
 DEADLINE_S = 30.0
 CONNECT_S = 5.0
-BACK_OFF_S = (0.02, 1.0)
-"""The first and the longest pause before connecting, or asking a cluster that is not ready, again."""
+ATTEMPT_S = 1.0
+"""How long one address may take to greet, when there are others."""
+
+NOT_READY_MAX = 3
+"""How often a replica is asked again that is not ready, before another one is."""
 
 FATAL_ERRORS = {2, 3}
 """Codes of ERROR after which connecting again cannot help: wrong version, wrong cluster."""
@@ -39,6 +45,8 @@ class Event:
     """The message object; None if its class is not among those of the subscription."""
     message_id: int
     body: bytes
+    version: int = 0
+    """Of the message in the body."""
 
 
 @frozen
@@ -49,6 +57,13 @@ class Call:
     key: bytes
     body: bytes
     message: type
+    version: int = 0
+
+    def result(self, reply: "frames.Reply | frames.Answer") -> Any:
+        """The reply object, or what the reply says went wrong, raised."""
+        if reply.status:
+            raise failure(reply.status, reply.body, reply.index, reply.ordinal)
+        return self.decode(reply)
 
     def decode(self, reply: "frames.Reply | frames.Answer") -> Any:
         """The reply object."""
@@ -59,7 +74,7 @@ class Call:
             raise frames.ProtocolError(
                 f"{self.message.__qualname__} does not promise a reply with id {reply.message_id}"
             )
-        return decode(reply.body)
+        return decode(reply.version, reply.body)
 
 
 def call(key: Key, message: Command[Any]) -> Call:
@@ -68,7 +83,7 @@ def call(key: Key, message: Command[Any]) -> Call:
     id = message_id(cls)
     if id is None:
         raise TypeError(f"{cls.__qualname__} is not a message; decorate it with @message(id=...)")
-    return Call(id, encode_key(type(key), key), encode_body(message), cls)
+    return Call(id, encode_key(type(key), key), encode_body(message), cls, message_version(cls))
 
 
 @lru_cache(maxsize=4096)
@@ -77,8 +92,24 @@ def _reply_decoders(message: type) -> dict[int, Any]:
     for reply in reply_types(message):
         id = message_id(reply)
         if id is not None:
-            found[id] = msgspec.msgpack.Decoder(reply).decode
+            found[id] = _decoder(reply)
     return found
+
+
+def _decoder(cls: type) -> Callable[[int, bytes], Any]:
+    """Decodes what a version of the class wrote, lifted to the present one."""
+    versions = message_versions(cls)
+    decode: Any = msgspec.msgpack.Decoder(cls).decode
+
+    def decoded(version: int, body: bytes) -> Any:
+        if version != versions.current:
+            try:
+                body = versions.lift_body(version, body)
+            except (UnreadableVersion, UpcastFailed) as error:
+                raise Unreadable(str(error)) from error
+        return decode(body)
+
+    return decoded
 
 
 @frozen(eq=False)
@@ -101,7 +132,7 @@ class EventFilter:
         for emitted in declared.emits:
             id = message_id(emitted)
             assert id is not None
-            decoders[id] = msgspec.msgpack.Decoder(emitted).decode
+            decoders[id] = _decoder(emitted)
         encoded = b"" if key is None else encode_key(declared.key, key)
         return cls(declared.id, encoded, declared.key, decoders)
 
@@ -118,7 +149,8 @@ class EventFilter:
             frame.time_ns,
             frame.actor_type,
             key,
-            None if decode is None else decode(frame.body),
+            None if decode is None else decode(frame.version, frame.body),
             frame.message_id,
             frame.body,
+            frame.version,
         )

@@ -1,20 +1,23 @@
 """The asyncio client.
 
-    async with Client("127.0.0.1", 7700) as client:
+    async with Client.connect("127.0.0.2:7700,127.0.0.3:7700") as client:
         balance = await client.ask("alice", Deposit("alice", 100))
 
 `ask` returns the reply that the command's class promises, or raises (failures.py). Any number of tasks may ask at once:
 requests go out in pipelines, up to the window that the cluster granted, and `ask` waits beyond it. When the connection
-breaks, the client connects again and sends what is unanswered with its old numbers, so that each command is applied
-once. A command with no answer by its deadline raises Unknown(request); `resolve(request)` waits on for its outcome.
+breaks, or the replica is not the leader, or falls silent, the client goes to the leader or to another address and sends what
+is unanswered with its old numbers, so that each command is applied once. A command with no answer by its deadline
+raises Unknown; `resolve(unknown)` waits on for its outcome. A process that was restarted goes on with the session of
+the one before: `Client.connect(addresses, session=id)`.
 
-What is sent and when is session.py's; here are sockets, time and waiting.
+What is sent and when is session.py's, where to addresses.py's, and how long to wait pulse.py's; here are sockets,
+time and waiting.
 """
 
 import asyncio
 import contextlib
-from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Iterable
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -23,26 +26,31 @@ from attrs import define, field
 
 from ..actors.app import Key
 from ..actors.message import Command
-from . import frames
+from . import addresses, frames
+from .addresses import Address, Addresses
 from .calls import (
-    BACK_OFF_S,
+    ATTEMPT_S,
     CONNECT_S,
     DEADLINE_S,
     FATAL_ERRORS,
+    NOT_READY_MAX,
     Call,
     Event,
     EventFilter,
     call,
 )
-from .failures import Disconnected, TimedOut, Unknown
+from .failures import Disconnected, NotApplied, TimedOut, Unknown, Unreadable, WrongCluster
 from .frames import BEFORE_ALL, Position
-from .session import Session, Subscription
+from .pulse import PATIENCE_S, Pulse
+from .recorder import Recorder, Recording
+from .resumption import Resumption
+from .session import DRAINING, NOT_LEADER, Session, why
+from .streams import Subscription
+from .turns import Turns
 
 Reply = TypeVar("Reply")
 Outcome = tuple["frames.Reply | frames.Answer | None", Exception | None]
 
-PING_S = 15.0
-SILENCE_S = 60.0
 OUTCOMES_KEPT_MAX = 4096
 
 
@@ -53,8 +61,9 @@ class _Waiting:
     client: "Client"
     call: Call
     future: "asyncio.Future[Any]"
-    number: int = 0
     is_query: bool = False
+    number: int = 0
+    recording: Recording | None = None
 
     def __call__(
         self, reply: "frames.Reply | frames.Answer | None", error: Exception | None
@@ -62,57 +71,8 @@ class _Waiting:
         self.client._landed(self, reply, error)  # pyright: ignore[reportPrivateUsage]
 
 
-@define(eq=False)
-class _Turns:
-    """Who waits for room in the window, first come, first served."""
-
-    room: Callable[[], int]
-    _queue: "deque[asyncio.Future[None]]" = field(factory=deque["asyncio.Future[None]"], init=False)
-    _granted: int = field(default=0, init=False)
-    """Turns that were given and whose tasks have not run yet."""
-
-    async def take(self, waiting: _Waiting) -> None:
-        """Return when there is room, which the caller uses at once; raise if the time is over before."""
-        while self._queue or self.room() - self._granted <= 0:
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._queue.append(turn)
-            try:
-                await asyncio.wait({turn, waiting.future}, return_when=asyncio.FIRST_COMPLETED)
-                if waiting.future.done():
-                    waiting.future.result()
-            except BaseException:
-                self._give_up(turn)
-                raise
-            if turn.done():
-                self._granted -= 1
-                if self.room() > 0:
-                    return
-
-    def _give_up(self, turn: "asyncio.Future[None]") -> None:
-        if turn.done():
-            self._granted -= 1
-        turn.cancel()
-        self.give()  # what it may have been given is the next one's
-
-    def give(self) -> None:
-        """There may be room."""
-        while self._queue and (self._queue[0].done() or self.room() - self._granted > 0):
-            turn = self._queue.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                self._granted += 1
-
-    def end(self) -> None:
-        """There will be no room any more: everybody looks why."""
-        while self._queue:
-            turn = self._queue.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                self._granted += 1
-
-
 class _Link(asyncio.Protocol):
-    """One connection: bytes to frames, and the transport's back-pressure."""
+    """One connection: bytes to frames, the transport's back-pressure, and why it ended."""
 
     def __init__(self, client: "Client") -> None:
         self.client = client
@@ -120,7 +80,13 @@ class _Link(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.writable = True
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.greeted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.reason = "the connection was closed"
+        self.hint: str | None = None
+        """It is not the leader; this, if not empty, is."""
+        self.timed_out = False
+        self.banned = False
+        self.refusals = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -131,14 +97,15 @@ class _Link(asyncio.Protocol):
         try:
             received = self.decoder.receive(data)
         except frames.ProtocolError as error:
-            self.reason = str(error)
-            self.close()
+            self.leave(str(error))
             return
         self.client._received(self, received)  # pyright: ignore[reportPrivateUsage]
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.lost.done():
             self.lost.set_result(str(exc) if exc else self.reason)
+        if not self.greeted.done():
+            self.greeted.set_result(None)
 
     def pause_writing(self) -> None:
         self.writable = False
@@ -146,6 +113,11 @@ class _Link(asyncio.Protocol):
     def resume_writing(self) -> None:
         self.writable = True
         self.client._flush_soon()  # pyright: ignore[reportPrivateUsage]
+
+    def leave(self, reason: str) -> None:
+        """There is no use in it any more."""
+        self.reason = reason
+        self.close()
 
     def close(self) -> None:
         if self.transport is not None:
@@ -158,39 +130,55 @@ class Client:
 
     host: str = "127.0.0.1"
     port: int = 7700
-    others: tuple[tuple[str, int], ...] = ()
+    others: tuple[Address, ...] = ()
     session: Session = field(factory=Session, kw_only=True)
     deadline_s: float = field(default=DEADLINE_S, kw_only=True)
     connect_s: float = field(default=CONNECT_S, kw_only=True)
+    patience_s: float = field(default=PATIENCE_S, kw_only=True)
+    """How long a replica may be silent before another one is tried."""
     keep: bool = field(default=False, kw_only=True)
     """Leave the session open in the cluster when the client is closed, to resume it later."""
+    history: "Recorder | Path | str | None" = field(default=None, kw_only=True)
+    """Where to record what is asked and answered."""
+    _recorder: Recorder | None = field(default=None, init=False)
+    _addresses: Addresses = field(init=False)
+    _pulse: Pulse = field(init=False)
     _link: _Link | None = field(default=None, init=False)
     _runner: "asyncio.Task[None] | None" = field(default=None, init=False)
     _opened: asyncio.Event = field(factory=asyncio.Event, init=False)
-    _commands: _Turns = field(init=False)
-    _queries: _Turns = field(init=False)
+    _commands: Turns = field(init=False)
+    _queries: Turns = field(init=False)
+    _closing: bool = field(default=False, init=False)
     _flushing: bool = field(default=False, init=False)
     _retrying: bool = field(default=False, init=False)
-    _back_off_s: float = field(default=BACK_OFF_S[0], init=False)
     _outcomes: dict[int, Outcome] = field(factory=dict[int, Outcome], init=False)
     _abandoned: dict[int, _Waiting] = field(factory=dict[int, _Waiting], init=False)
-    _heard_s: float = field(default=0.0, init=False)
-    _why: str = field(default="", init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._commands = _Turns(self._command_room)
-        self._queries = _Turns(self._query_room)
+        self._addresses = Addresses([(self.host, self.port), *self.others])
+        self._pulse = Pulse(self.patience_s)
+        self._commands = Turns(self._command_room)
+        self._queries = Turns(self._query_room)
 
     @classmethod
-    def resume(
-        cls, host: str, port: int, session_id: bytes, *, answered: int = 0, **options: Any
+    def connect(
+        cls,
+        to: "str | Iterable[str | Address]" = "127.0.0.1:7700",
+        *,
+        session: bytes | None = None,
+        cluster: bytes = frames.ANY_CLUSTER,
+        **options: Any,
     ) -> "Client":
-        """Go on with a session of an earlier process: `resolve` what it left unknown before asking anew.
+        """A client of the cluster at these addresses, to be entered with `async with`.
 
-        `answered` is a number of requests that are known to have been applied: if the cluster knows of fewer, the session
-        had expired, and SessionExpired is raised.
+        `session`: go on with the session of an earlier process, which must have ended; SessionExpired is raised if it is
+        gone. `resolve` tells how requests ended that it left unknown. `cluster`: the only cluster to be talked to.
         """
-        return cls(host, port, session=Session(session_id, answered_before=answered), **options)
+        first, *others = addresses.parse(to)
+        given = Session(cluster_id=cluster)
+        if session is not None:
+            given = Session(session, cluster_id=cluster, resumption=Resumption())
+        return cls(*first, tuple(others), session=given, **options)
 
     @property
     def session_id(self) -> bytes:
@@ -198,11 +186,24 @@ class Client:
         return self.session.id
 
     @property
+    def cluster_id(self) -> bytes:
+        """The cluster that answered."""
+        return self.session.cluster_id
+
+    @property
     def last_request(self) -> int:
-        """The highest request number in use; after a resume, the last that was applied."""
+        """The highest request number in use."""
         return self.session.last_request
 
+    @property
+    def applied_before(self) -> int:
+        """Of a resumed session: the last request of the earlier process that was applied."""
+        return self.session.resumption.applied if self.session.resumption else 0
+
     async def __aenter__(self) -> Self:
+        if self.history is not None:
+            given = self.history
+            self._recorder = given if isinstance(given, Recorder) else Recorder(Path(given))
         self._runner = asyncio.create_task(self._run())
         opened = asyncio.create_task(self._opened.wait())
         try:
@@ -217,8 +218,9 @@ class Client:
             await self.aclose()
             raise self.session.dead
         if not done:
+            why = self._why()
             await self.aclose()
-            raise Disconnected(f"No leftfold answers at {self.host}:{self.port}: {self._why}")
+            raise Disconnected(f"No leftfold answers at {why}")
         return self
 
     async def __aexit__(
@@ -231,6 +233,7 @@ class Client:
 
     async def aclose(self) -> None:
         """Close the connection, and the session with it, unless it is kept or left something unknown."""
+        self._closing = True
         link = self._link
         if link is not None and link.transport is not None:
             if not self.keep and self.session.is_settled and not self._outcomes:
@@ -245,14 +248,20 @@ class Client:
         if self.session.dead is None:
             self.session.expire(Disconnected("the client was closed"))
         self._wake_room()
+        if self._recorder is not None and self._recorder is not self.history:
+            # Whoever still waits writes how it ended in the loop's next turn.
+            await asyncio.sleep(0)
+            self._recorder.close()
+
+    def _why(self) -> str:
+        refusal = self.session.refusal
+        return self._addresses.report() + (f": {why(refusal)}" if refusal else "")
 
     def _command_room(self) -> int:
         return 1 if self.session.dead is not None else self.session.room
 
     def _query_room(self) -> int:
-        if self.session.dead is not None:
-            return 1
-        return self.session.query_room if self.session.opened else 0
+        return 1 if self.session.dead is not None else self.session.query_room
 
     def _wake_room(self) -> None:
         """Who is woken into a session that is over finds that out by asking it."""
@@ -268,85 +277,104 @@ class Client:
         self, key: Key, command: Command[Reply], *, deadline_s: float | None = None
     ) -> Reply:
         """Have the actor with this key handle the command, once; return its reply."""
-        encoded = call(key, command)
-        loop = asyncio.get_running_loop()
-        waiting = _Waiting(self, encoded, loop.create_future())
-        timer = loop.call_later(self._deadline_s(deadline_s), _time_out, waiting)
-        try:
-            await self._commands.take(waiting)
-            waiting.number = self.session.command(
-                encoded.message_id, encoded.key, encoded.body, waiting
-            )
-            self._flush_soon()
-            return await waiting.future
-        finally:
-            timer.cancel()
-            if waiting.number and self.session.waiting_for(waiting.number):
-                self._abandoned[waiting.number] = waiting
+        return await self._ask(key, command, deadline_s, is_query=False)
 
     async def query(
         self, key: Key, query: Command[Reply], *, deadline_s: float | None = None
     ) -> Reply:
         """Have the actor answer from its state, which includes all that was acknowledged before."""
-        encoded = call(key, query)
-        loop = asyncio.get_running_loop()
-        waiting = _Waiting(self, encoded, loop.create_future(), is_query=True)
-        timer = loop.call_later(self._deadline_s(deadline_s), _time_out, waiting)
-        try:
-            await self._queries.take(waiting)
-            waiting.number = self.session.query(
-                encoded.message_id, encoded.key, encoded.body, waiting
+        return await self._ask(key, query, deadline_s, is_query=True)
+
+    async def _ask(
+        self, key: Key, message: Command[Any], deadline_s: float | None, *, is_query: bool
+    ) -> Any:
+        encoded = call(key, message)
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        waiting = _Waiting(self, encoded, future, is_query)
+        if self._recorder is not None:
+            waiting.recording = self._recorder.invoke(key, message)
+        session = self.session
+        turns, number_it = (
+            (self._queries, session.query) if is_query else (self._commands, session.command)
+        )
+
+        async def ask() -> Any:
+            await turns.take(future)
+            waiting.number = number_it(
+                encoded.message_id, encoded.key, encoded.body, waiting, encoded.version
             )
             self._flush_soon()
-            return await waiting.future
+            return await future
+
+        try:
+            return await self._within(waiting, ask(), deadline_s)
         finally:
-            timer.cancel()
-            if waiting.number:
-                self.session.forget_query(waiting.number)
-                self._queries.give()
+            if is_query and waiting.number:
+                session.forget_query(waiting.number)
+                turns.give()
 
     async def resolve(
         self,
-        request: int,
+        request: "int | Unknown",
         key: Key | None = None,
         command: Command[Any] | None = None,
         *,
         deadline_s: float | None = None,
     ) -> Any:
-        """Learn how a request ended that `ask` left Unknown.
+        """Learn how a request ended that `ask` left Unknown: its reply, or what it failed with, raised.
 
-        In the process that asked, the number is enough. After `Client.resume` give the key and the command again: if it
-        was applied, its reply comes back; if it was not, it is applied now.
+        In the process that asked, the number is enough. After a resume give the key and the command again: if it
+        was applied, its reply comes back; if it was not, it is applied now. Without them NotApplied is raised.
         """
-        if request in self._outcomes:
-            reply, error = self._outcomes.pop(request)
-            encoded = self._abandoned.pop(request).call
-            if error is not None:
-                raise error
-            assert reply is not None
-            return encoded.decode(reply)
-        loop = asyncio.get_running_loop()
-        abandoned = self._abandoned.pop(request, None)
-        if abandoned is None:
-            if key is None or command is None:
-                raise ValueError(f"request {request} is not one that this client left unknown")
-            waiting = _Waiting(self, call(key, command), loop.create_future(), request)
-            encoded = waiting.call
-            self.session.ask_again(request, encoded.message_id, encoded.key, encoded.body, waiting)
-            self._flush_soon()
-        else:
-            waiting = abandoned
-            waiting.future = loop.create_future()
-        timer = loop.call_later(self._deadline_s(deadline_s), _time_out, waiting)
-        try:
+        number = request.request if isinstance(request, Unknown) else request
+        waiting = self._abandoned.pop(number, None)
+        if waiting is None:
+            return await self._resolve_earlier(number, key, command, deadline_s)
+        waiting.future = asyncio.get_running_loop().create_future()
+
+        async def wait() -> Any:
+            if number in self._outcomes:
+                self._landed(waiting, *self._outcomes.pop(number))
             return await waiting.future
+
+        return await self._within(waiting, wait(), deadline_s)
+
+    async def _resolve_earlier(
+        self, number: int, key: Key | None, command: Command[Any] | None, deadline_s: float | None
+    ) -> Any:
+        if self.session.resumption is None:
+            raise ValueError(f"request {number} is not one that this client left unknown")
+        try:
+            reply = self.session.resumption.outcome(number)
+        except NotApplied:
+            if key is None or command is None:
+                raise
+            return await self.ask(key, command, deadline_s=deadline_s)
+        if key is None or command is None:
+            raise ValueError("the command says which reply it was promised: give it and its key")
+        return call(key, command).result(reply)
+
+    async def _within(
+        self, waiting: _Waiting, outcome: Awaitable[Any], deadline_s: float | None
+    ) -> Any:
+        """What comes of it in time, recorded. What has none yet is kept for `resolve`."""
+        limit_s = self.deadline_s if deadline_s is None else deadline_s
+        timer = asyncio.get_running_loop().call_later(limit_s, _time_out, waiting)
+        try:
+            reply = await outcome
+        except BaseException as error:
+            if waiting.recording is not None:
+                waiting.recording.ended(error)
+            raise
+        else:
+            if waiting.recording is not None:
+                waiting.recording.answered(reply)
+            return reply
         finally:
             timer.cancel()
-            if self.session.waiting_for(request):
-                self._abandoned[request] = waiting
-
-    def _deadline_s(self, given_s: float | None) -> float:
-        return self.deadline_s if given_s is None else given_s
+            if not waiting.is_query and self.session.waiting_for(waiting.number, waiting):
+                self.session.pin(waiting.number, waiting)
+                self._abandoned[waiting.number] = waiting
 
     def _landed(
         self,
@@ -356,7 +384,7 @@ class Client:
     ) -> None:
         """The outcome of a request: to who waits, or kept for `resolve`."""
         if waiting.future.done():
-            if not waiting.is_query and waiting.number in self._abandoned:
+            if self._abandoned.get(waiting.number) is waiting:
                 self._outcomes[waiting.number] = (reply, error)
                 if len(self._outcomes) > OUTCOMES_KEPT_MAX:
                     oldest = next(iter(self._outcomes))
@@ -368,7 +396,7 @@ class Client:
         assert reply is not None
         try:
             waiting.future.set_result(waiting.call.decode(reply))
-        except (frames.ProtocolError, msgspec.MsgspecError) as wrong:
+        except (frames.ProtocolError, Unreadable, msgspec.MsgspecError) as wrong:
             waiting.future.set_exception(wrong)
 
     # Events
@@ -397,11 +425,11 @@ class Client:
                 else:
                     yield wanted.event(event)
         finally:
-            self.session.unsubscribe(subscription)
+            self.session.streams.unsubscribe(subscription)
             self._flush_soon()
 
     def _next_event(self, subscription: Subscription) -> "frames.EventFrame | None":
-        event = self.session.next_event(subscription)
+        event = self.session.streams.next_event(subscription)
         if event is None:
             self._flush_soon()  # it may have asked for more
         return event
@@ -409,69 +437,112 @@ class Client:
     # The connection
 
     async def _run(self) -> None:
-        """Connect, and again whenever the connection breaks, until closed or the session is over."""
-        addresses = deque([(self.host, self.port), *self.others])
-        loop = asyncio.get_running_loop()
-        back_off_s = BACK_OFF_S[0]
-        while self.session.dead is None:
+        """Connect, and again whenever the connection ends, until closed or the session is over."""
+        now_s = asyncio.get_running_loop().time
+        while self.session.dead is None and not self._closing:
+            address, pause_s = self._addresses.next(now_s())
+            if pause_s:
+                await asyncio.sleep(pause_s)
             link = _Link(self)
             try:
-                async with asyncio.timeout(self.connect_s):
-                    await loop.create_connection(lambda link=link: link, *addresses[0])
-                self._heard_s = loop.time()
-                self._link = link
-                self._why = await self._watch(link)
-            except (OSError, TimeoutError) as error:
-                self._why = str(error) or "no answer in time"
+                why = await self._converse(link, address)
+            except TimeoutError:
+                link.timed_out = True
+                why = "no answer in time"
+            except OSError as error:
+                why = str(error)
             finally:
                 self._link = None
                 link.close()
                 if self.session.connected_now:
-                    back_off_s = BACK_OFF_S[0]
                     self.session.disconnected()
-            addresses.rotate(-1)
-            await asyncio.sleep(back_off_s)
-            back_off_s = min(back_off_s * 2, BACK_OFF_S[1])
+            self._left(link, why)
 
-    async def _watch(self, link: _Link) -> str:
-        """Until the connection is lost: ping when it is silent, give up when it stays so."""
+    async def _converse(self, link: _Link, address: Address) -> str:
+        """Use one connection until it ends; why it did."""
+        self._pulse.several = self._addresses.several
         loop = asyncio.get_running_loop()
-        while True:
-            done, _ = await asyncio.wait({link.lost}, timeout=PING_S)
-            if done:
-                return link.lost.result()
-            silence_s = loop.time() - self._heard_s
-            limit_s = SILENCE_S if self.session.connected_now else self.connect_s
-            if silence_s > limit_s:
-                return "the gateway is silent"
-            if silence_s >= PING_S / 2 and link.transport is not None and link.writable:
-                link.transport.write(frames.ping(int(silence_s)))
+        async with asyncio.timeout(ATTEMPT_S if self._addresses.several else self.connect_s):
+            await loop.create_connection(lambda: link, *address)
+            self._link = link
+            self._pulse.began(loop.time())
+            self._flush_soon()
+            await link.greeted
+        while not link.lost.done():
+            why, ping, look_s = self._pulse.look(
+                loop.time(),
+                waiting=self.session.is_waiting,
+                listening=len(self.session.streams) > 0,
+            )
+            if why:
+                link.timed_out = True
+                return why
+            if ping and link.transport is not None and link.writable:
+                link.transport.write(frames.ping(0))
+            await asyncio.wait({link.lost}, timeout=look_s)
+        return link.lost.result()
+
+    def _left(self, link: _Link, why: str) -> None:
+        """What the end of a connection says about its address."""
+        if link.banned:
+            self._addresses.ban(why)
+            if self._addresses.none_left and self.session.dead is None:
+                self.session.expire(WrongCluster(f"No replica to talk to: {self._why()}"))
+                self._opened.set()
+                self._wake_room()
+        elif link.hint is not None:
+            self._addresses.redirected(link.hint)
+        else:
+            now_s = asyncio.get_running_loop().time()
+            self._addresses.failed(why, now_s, timed_out=link.timed_out)
 
     def _received(self, link: _Link, received: "list[frames.Frame]") -> None:
-        session = self.session
-        self._heard_s = asyncio.get_running_loop().time()
+        session, replies = self.session, self.session.replies
+        self._pulse.heard(asyncio.get_running_loop().time())
         for frame in received:
             if isinstance(frame, frames.Welcome):
-                session.connected(frame)
+                self._welcomed(link, frame)
             elif isinstance(frame, frames.Error):
                 link.reason = frame.text
                 if frame.code in FATAL_ERRORS:
-                    session.expire(Disconnected(frame.text))
-            else:
+                    link.banned = True
+                    link.close()
+            elif session.connected_now:
                 session.receive(frame)
+        if session.replies != replies:
+            self._addresses.served()
+            self._pulse.answered()
         if session.opened or session.dead is not None:
             self._opened.set()
-        if session.held:
-            self._retry_later()
+        if session.refusal is not None:
+            self._refused(link, session.refusal)
+        else:
+            link.refusals = 0
         self._wake_room()
         self._flush_soon()
 
-    def _retry_later(self) -> None:
-        if self._retrying:
-            return
-        self._retrying = True
-        self._back_off_s = min(self._back_off_s * 2, BACK_OFF_S[1])
-        asyncio.get_running_loop().call_later(self._back_off_s, self._retry)
+    def _welcomed(self, link: _Link, welcome: frames.Welcome) -> None:
+        try:
+            self.session.connected(welcome)
+        except WrongCluster as error:
+            link.banned = True
+            link.leave(str(error))
+        if not link.greeted.done():
+            link.greeted.set_result(None)
+
+    def _refused(self, link: _Link, refusal: frames.Refused) -> None:
+        """Go to the leader, or to another replica, or ask again here in a while."""
+        several = self._addresses.several
+        if refusal.reason == NOT_LEADER and (several or refusal.hint):
+            link.hint = refusal.hint
+            link.leave(why(refusal))
+        elif several and (refusal.reason == DRAINING or link.refusals >= NOT_READY_MAX):
+            link.leave(why(refusal))
+        elif not self._retrying:
+            self._retrying = True
+            link.refusals += 1
+            pause_s = self._addresses.pause_s()
+            asyncio.get_running_loop().call_later(pause_s, self._retry)
 
     def _retry(self) -> None:
         self._retrying = False
@@ -492,8 +563,6 @@ class Client:
         data = self.session.outgoing()
         if data:
             link.transport.write(data)
-            if not self.session.held:
-                self._back_off_s = BACK_OFF_S[0]
 
 
 def _time_out(waiting: _Waiting) -> None:
@@ -502,8 +571,8 @@ def _time_out(waiting: _Waiting) -> None:
     if waiting.is_query:
         waiting.future.set_exception(TimedOut("the query was not answered in time"))
     elif waiting.number:
-        request = waiting.client.session.waiting_for(waiting.number)
-        waiting.future.set_exception(Unknown(waiting.number, request.why if request else ""))
+        why = waiting.client.session.pin(waiting.number, waiting)
+        waiting.future.set_exception(Unknown(waiting.number, why))
     else:
         waiting.future.set_exception(
             Disconnected("no room in the window came in time: the command was not sent")

@@ -113,10 +113,12 @@ class ReplicaConfig:
     accept_clock_step: bool = False
     accept_build: bool = False
     snapshot_log_bytes: int = SNAPSHOT_LOG_BYTES
-    snapshot_at_stop: bool = False
+    snapshot_at_stop: bool = True
     snapshot_stop_s: float = 600.0
     disk_bytes_max: int = 0
     """What journal and snapshots may take together; 0: as much as the disk has."""
+    disk_reserve_bytes: int | None = None
+    """What must stay free on their file system; None: a share of it."""
     clock_step_s_max: float = 30 * 24 * 3600.0
     wall_offset_s: float = 0.0
     """Added to every reading of the wall clock: how a test, or a rehearsal, moves time."""

@@ -626,7 +626,7 @@ class Consensus:
             self.serving = True
             facts = {"index": self.applied_index, "term": self.raft.term, "digest": self.digest}
             self.report({"ready": facts})
-        elif now_ns >= self.next_report_ns and self.recovered.last:
+        elif now_ns >= self.next_report_ns and self.applied_index < self.recovered.last:
             self.next_report_ns = now_ns + REPORT_NS
             self.report({"replayed": self.applied_index, "of": self.recovered.last})
 

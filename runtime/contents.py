@@ -73,6 +73,18 @@ class Contents:
         self.first, self.last = first, first - 1
         self.origin_term, self.last_time_ns = last_term, last_time_ns
 
+    def restart(self, through: int, term: int, time_ns: int) -> None:
+        """Forget every entry: the log goes on behind entry `through`, which is committed."""
+        self.first, self.last = through + 1, through
+        self.origin_term, self.last_time_ns = term, time_ns
+        self.commit = through
+        self.boundaries.clear()
+        self.skips.clear()
+        for column in (self.place_indexes, self.place_segments, self.place_offsets):
+            del column[:]
+        self.truncations += 1
+        self._order_broken = True
+
     def hard_state_slot(self) -> bytes:
         """Term, vote and commit as the slot that opens a new segment, so that older ones can go."""
         return slots.pack_hard_state(self.term, self.voted_for, self.commit)
@@ -175,15 +187,18 @@ class Contents:
         gone = bisect_right(self.place_segments, segment - 1)
         for column in (self.place_indexes, self.place_segments, self.place_offsets):
             del column[:gone]
-        self.first, self.origin_term = first, last_term
         kept = [pair for pair in self.boundaries if pair[0] > first]
         if self.last >= first:
-            kept.insert(0, (first, self._term_at(first)))
+            kept.insert(0, (first, self.term_at(first)))
         self.boundaries[:] = kept
+        self.first, self.origin_term = first, last_term
         self.skips[:] = [skip for skip in self.skips if skip[0] >= first]
 
-    def _term_at(self, index: int) -> int:
-        return max((pair for pair in self.boundaries if pair[0] <= index), default=(0, 0))[1]
+    def term_at(self, index: int) -> int:
+        """The term of an entry from `first - 1` on."""
+        assert self.first - 1 <= index <= self.last
+        origin = (0, self.origin_term)
+        return max((pair for pair in self.boundaries if pair[0] <= index), default=origin)[1]
 
     def recovered(self) -> slots.Recovered:
         """The summary for consensus. The last log time must be known."""

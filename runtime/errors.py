@@ -7,8 +7,10 @@
     │   ├── ForeignJournal      a segment of another cluster or another replica
     │   ├── NewerFormat         written by a later leftfold
     │   ├── CorruptJournal      durable bytes changed or vanished: file, offset, why
+    │   ├── LostJournal         there is a snapshot, but the log, term and vote are gone
     │   ├── ForeignSnapshot     a snapshot of another cluster or another replica
     │   └── CorruptSnapshot     a snapshot that does not check: file, offset, why
+    ├── SnapshotFailed          a snapshot could not be written: the one before serves, and all goes on
     └── JournalFailed           the disk refused: nothing is tried again, the replica stops
 
 Assertions are for our own bugs and are not in the tree. Full and empty are return values, not
@@ -61,6 +63,10 @@ class CorruptJournal(OperatorError):
         self.why = why
 
 
+class LostJournal(OperatorError):
+    """A snapshot proves that there was a journal."""
+
+
 class ForeignSnapshot(OperatorError):
     """A snapshot belongs in the directory of another cluster or another replica."""
 
@@ -76,6 +82,10 @@ class CorruptSnapshot(OperatorError):
         self.file = file
         self.offset = offset
         self.why = why
+
+
+class SnapshotFailed(LeftfoldError):
+    """A snapshot was not written; the text says why, as a part of a sentence."""
 
 
 class JournalFailed(LeftfoldError):

@@ -7,10 +7,14 @@
     ├── RequestRefused          the cluster could not make sense of it, or a limit was passed
     │   ├── UnknownMessage, BadRequest, OutOfOrder, NoSuchActor, ReplyTooLarge, Skipped, …
     ├── SessionExpired          the session is gone: whether earlier unknown requests were applied cannot be asked any more
-    ├── Unknown                 no answer in time: applied or not, `resolve(request)` will tell
+    ├── Unknown                 no answer in time: applied or not, `resolve` will tell
+    ├── NotApplied              a request of an earlier process was not applied, and never will be
+    ├── Unreadable              a reply or an event is of a version that this code does not read
+    ├── DiskFull                the replica has no room for commands: this one was not applied, and never will be
     ├── TimedOut                a query got no answer in time
     ├── EventsLost              a subscription asked for events that are no longer kept
     └── Disconnected            no connection, and none could be made in time
+        └── WrongCluster        who answers belongs to another cluster
 
 `Rejected` here is the actors' own class, so that a test of a handler and a client catch the same thing.
 """
@@ -28,12 +32,28 @@ class Disconnected(ClientError):
     """There is no connection to the cluster."""
 
 
+class WrongCluster(Disconnected):
+    """Who answers at the address belongs to another cluster."""
+
+
 class Unknown(ClientError):
-    """No answer came in time. The request may still be applied, once; `resolve(request)` asks."""
+    """No answer came in time. The request may still be applied, once; `resolve(unknown)` asks."""
 
     def __init__(self, request: int, why: str = "") -> None:
         super().__init__(f"request {request} was not answered in time{': ' + why if why else ''}")
         self.request = request
+
+
+class NotApplied(ClientError):
+    """A request of an earlier process was not applied, and never will be: ask anew if it is still wanted."""
+
+
+class Unreadable(ClientError):
+    """A reply or an event is of a version that this client's code does not read. A request was carried out."""
+
+
+class DiskFull(ClientError):
+    """The replica refused the command because its disk is full: it was not applied, and never will be."""
 
 
 class TimedOut(ClientError, TimeoutError):
@@ -128,6 +148,24 @@ FAILURES: dict[int, type[RequestFailed]] = {
     Status.SKIPPED: Skipped,
     Status.TOO_MANY_ACTORS: TooManyActors,
 }
+
+
+NEVER_APPLIED = (
+    Rejected,
+    ActorFailed,
+    Quarantined,
+    UnknownMessage,
+    BadRequest,
+    WindowExceeded,
+    TooManySessions,
+    TooManyActors,
+    NoSuchActor,
+    Skipped,
+    NotApplied,
+    DiskFull,
+    TimedOut,
+)
+"""After these a request is known to have changed nothing. After others it has, or it may have."""
 
 
 def failure(status: int, body: bytes, index: int, ordinal: int) -> Exception:

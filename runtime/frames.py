@@ -70,6 +70,8 @@ class Reply:
     ordinal: int
     status: int
     body: bytes
+    version: int = 0
+    """Of the message in the body."""
 
     @property
     def last_request(self) -> int:
@@ -88,6 +90,7 @@ class Answer:
     ordinal: int
     status: int
     body: bytes
+    version: int = 0
 
 
 @define
@@ -100,6 +103,7 @@ class EventFrame:
     time_ns: int
     key: bytes
     body: bytes
+    version: int = 0
 
 
 @define
@@ -197,9 +201,10 @@ def _decode(kind: int, tag: int, frame: bytes) -> Frame:
         raise ValueError
     match kind:
         case SlotType.REPLY | SlotType.ANSWER:
-            _, _, _, session, request, index, ordinal, status, _ = REPLY.unpack_from(frame)
+            _, _, _, session, request, index, ordinal, status, version = REPLY.unpack_from(frame)
             make = Reply if kind == SlotType.REPLY else Answer
-            return make(tag, session, request, index, ordinal, status, frame[REPLY.size :])
+            body = frame[REPLY.size :]
+            return make(tag, session, request, index, ordinal, status, body, version)
         case SlotType.EVENT:
             return _event(tag, frame)
         case SlotType.WELCOME:
@@ -234,12 +239,15 @@ FIXED_BYTES: dict[int, int] = {
 
 
 def _event(tag: int, frame: bytes) -> EventFrame:
-    _, _, _, index, ordinal, number, actor_type, key_length, _, time_ns = EVENT.unpack_from(frame)
+    _, _, _, index, ordinal, number, actor_type, key_length, version, time_ns = EVENT.unpack_from(
+        frame
+    )
     body_at = EVENT.size + key_length
     if body_at > len(frame):
         raise ValueError
     key = frame[EVENT.size : body_at]
-    return EventFrame(tag, (index, ordinal, number), actor_type, time_ns, key, frame[body_at:])
+    position = (index, ordinal, number)
+    return EventFrame(tag, position, actor_type, time_ns, key, frame[body_at:], version)
 
 
 def hello(cluster_id: bytes = ANY_CLUSTER, token: str = "") -> bytes:
@@ -261,19 +269,27 @@ def close_session(session: bytes) -> bytes:
 
 
 def command(
-    message_id: int, session: bytes, request: int, unanswered: int, key: bytes, body: bytes
+    message_id: int,
+    session: bytes,
+    request: int,
+    unanswered: int,
+    key: bytes,
+    body: bytes,
+    version: int = 0,
 ) -> bytes:
     """A command; `unanswered` is 1 when every earlier request was answered."""
     length = COMMAND.size + len(key) + len(body)
     kind = SlotType.COMMAND
-    head = COMMAND.pack(length, kind, message_id, session, request, unanswered, len(key), 0)
+    head = COMMAND.pack(length, kind, message_id, session, request, unanswered, len(key), version)
     return head + key + body
 
 
-def query(message_id: int, session: bytes, number: int, key: bytes, body: bytes) -> bytes:
+def query(
+    message_id: int, session: bytes, number: int, key: bytes, body: bytes, version: int = 0
+) -> bytes:
     """A query; queries are numbered apart from commands."""
     length = COMMAND.size + len(key) + len(body)
-    head = COMMAND.pack(length, SlotType.QUERY, message_id, session, number, 0, len(key), 0)
+    head = COMMAND.pack(length, SlotType.QUERY, message_id, session, number, 0, len(key), version)
     return head + key + body
 
 

@@ -1,9 +1,10 @@
 """The gateway process: every socket of the replica, between the clients and the rings.
 
 One loop, one thread. Each turn costs a handful of C calls, however many connections are ready (gate.h): wait, accept,
-split what came into `ingress`, scatter `egress` and `send` to the connections, flush. It never waits on a ring (I12):
-`egress` and `send` are always drained, and while `ingress` is full the clients are not read; the doorbell says when
-there is room. It looks at no command, and keeps no state that matters: sessions and events live in logic.
+split what came into `ingress`, scatter `egress` and `send` to the connections, flush; the links to other replicas are
+served in between (peers.py), a few calls of Python for each batch. It never waits on a ring (I12): `egress`, `send` and
+`bulk_send` are always drained, and while `ingress` is full the clients are not read, the peers are; the doorbell says
+when there is room. It looks at no command, and keeps no state that matters: sessions and events live in logic.
 
 On `drain()` it stops accepting and reading, sends DRAIN through the replica behind the last command, and when DRAIN
 comes back on `egress` it flushes, tells every client that the replica stops, and `run()` returns 0.
@@ -12,6 +13,7 @@ comes back on `egress` it flushes, tells every client that the replica stops, an
 import errno
 import os
 import socket
+import ssl
 from collections.abc import Callable
 from struct import Struct
 from typing import TYPE_CHECKING
@@ -19,19 +21,24 @@ from typing import TYPE_CHECKING
 from attrs import define, field, frozen
 
 from ..shm import Consumer, Counters, Doorbell, Producer, Schema
+from . import slots
 from ._wire import ffi, lib
 from .clock import Clock
 from .config import TransportLimits
+from .descriptors import Descriptors
 from .errors import OperatorError
+from .tls_clients import TlsClients
 
 if TYPE_CHECKING:
     from ._wire import CData
+    from .peers import Peers
 
 PARK_MS = 100
 """The longest sleep, so that signals and time-outs are seen; a wake-up never depends on it."""
 
 ACCEPTS_PER_TURN = 64
 LISTEN_BACKLOG = 1024
+TOKENS_MAX = 8
 CLAIM_BYTES_MAX = 1024 * 1024
 SCATTER_BYTES_MAX = 1024 * 1024
 TICK_NS = PARK_MS * 1_000_000
@@ -59,7 +66,21 @@ COUNTED = (
 )
 """The fields of gate.h's report that are published under the same names."""
 
-SCHEMA = Schema(counters=(*COUNTED, "pauses", "turns"), histograms=("latency_ns",))
+COUNTED_OF_PEERS = (
+    "peers_linked",
+    "peer_messages_in",
+    "peer_messages_out",
+    "peer_dropped_in",
+    "peer_dropped_out",
+    "peer_refused",
+    "bulk_pauses",
+)
+"""What `Peers.counts` gives."""
+
+SCHEMA = Schema(
+    counters=(*COUNTED, *COUNTED_OF_PEERS, "tls_failed", "pauses", "turns"),
+    histograms=("latency_ns",),
+)
 """What the gateway counts. latency_ns: from a command's arrival to its reply, sampled, one in flight a connection."""
 
 
@@ -92,11 +113,22 @@ class GatewayLimits:
 
 @frozen
 class Identity:
-    """What WELCOME tells a client."""
+    """What WELCOME tells a client, and what it must know to get one."""
 
     cluster_id: bytes
     replica_id: int
     window: int
+    tokens: tuple[str, ...] = ()
+    """A client must know one of these; none: anybody may ask."""
+
+    def __attrs_post_init__(self) -> None:
+        sizes = [len(token.encode()) for token in self.tokens]
+        if len(sizes) > TOKENS_MAX or not all(
+            0 < size <= lib.WIRE_TOKEN_BYTES_MAX for size in sizes
+        ):
+            raise OperatorError(
+                f"At most {TOKENS_MAX} tokens can be valid at a time, each of 1 to {lib.WIRE_TOKEN_BYTES_MAX} bytes."
+            )
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -145,6 +177,12 @@ class Gateway:
     limits: GatewayLimits = field(factory=GatewayLimits)
     spin_ns: int = 0
     clock: Callable[[], int] = Clock().monotonic_ns
+    peers: "Peers | None" = None
+    """The links to other replicas; its descriptors are `descriptors`."""
+    tls: ssl.SSLContext | None = None
+    """What clients must speak; None: plain bytes."""
+    descriptors: Descriptors = field(factory=Descriptors)
+    _tls_clients: TlsClients | None = field(init=False, default=None)
     _gate: "CData" = field(init=False, repr=False)
     _report: "CData" = field(init=False, repr=False)
     _ends: tuple[Consumer | Producer, ...] = field(init=False, repr=False)
@@ -166,6 +204,12 @@ class Gateway:
         self._gate = ffi.gc(gate, lib.gate_free)
         self._report = lib.gate_report(self._gate)
         self._ends = (self.egress, self.send, self.ingress)
+        if self.peers is not None:
+            assert self.peers.descriptors is self.descriptors
+            self._ends = (*self._ends, *self.peers.ends)
+        if self.tls is not None:
+            self._tls_clients = TlsClients(self.tls, self.descriptors, self._gate)
+        self._watch(self.descriptors.fileno(), lib.GATE_FOREIGN)
         self._watch(self.listener.fileno(), lib.GATE_LISTENER)
         self._watch(self.doorbell.fileno(), lib.GATE_BELL)
 
@@ -193,6 +237,7 @@ class Gateway:
         self._wait(reading)
         now_ns = self.clock()
         moved = self._scatter(self.egress, now_ns) + self._scatter(self.send, now_ns)
+        moved += self._turn_foreign(now_ns)
         if reading:
             if self._report.listening and now_ns >= self._accept_ns:
                 self._accept(now_ns)
@@ -210,7 +255,12 @@ class Gateway:
     def close(self) -> None:
         """Close every socket."""
         self.listener.close()
+        if self.peers is not None:
+            self.peers.close()
+        if self._tls_clients is not None:
+            self._tls_clients.close()
         ffi.release(self._gate)
+        self.descriptors.close()
 
     # Waiting
 
@@ -223,10 +273,15 @@ class Gateway:
         if work or (self.spin_ns and self.clock() - self._busy_ns < self.spin_ns):
             self._poll(0)
         elif self.doorbell.arm(self._ends):
-            self._poll(PARK_MS)
+            self._poll(self._park_ms())
             self.doorbell.disarm()
         else:
             self._poll(0)
+
+    def _park_ms(self) -> int:
+        if self.peers is None:
+            return PARK_MS
+        return min(PARK_MS, 1 + self.peers.sleep_ns(self.clock()) // 1_000_000)
 
     def _poll(self, timeout_ms: int) -> None:
         seen = lib.gate_wait(self._gate, timeout_ms)
@@ -241,13 +296,41 @@ class Gateway:
     # Moving bytes
 
     def _scatter(self, ring: Consumer, now_ns: int) -> int:
-        if not ring.peek(SCATTER_BYTES_MAX):
+        run = ring.peek(SCATTER_BYTES_MAX)
+        if not run:
             return 0
         length = ring.length
-        routed = lib.gate_scatter(self._gate, ffi.cast("uint8_t *", ring.address), length, now_ns)
-        assert routed == length, "a process of this replica wrote a malformed slot for the gateway"
+        address = ffi.cast("uint8_t *", ring.address)
+        at = 0
+        while at < length:
+            routed = lib.gate_scatter(self._gate, address + at, length - at, now_ns)
+            assert routed >= 0, "a process of this replica wrote a malformed slot for the gateway"
+            at += routed
+            if at < length:
+                at += self._pass_to_peers(run[at:])
         ring.release(length)
         return length
+
+    def _pass_to_peers(self, run: memoryview) -> int:
+        """The first slot of the run is for them; how long it is."""
+        kind, _, slot = next(slots.slots_of(run))
+        assert self.peers is not None, "a replica without peers has nothing to say to them"
+        if kind == slots.PEERS:
+            self.peers.change(slots.unpack_peers(slot))
+        else:
+            self.peers.post(slot)
+        return slots.padded(len(slot))
+
+    def _turn_foreign(self, now_ns: int) -> int:
+        """Peers, and clients who speak TLS."""
+        moved = 0
+        if self.peers is not None:
+            self.peers.arriving(now_ns)
+        if self._report.foreign:
+            moved = self.descriptors.turn()
+        if self.peers is not None:
+            moved += self.peers.turn(now_ns)
+        return moved
 
     def _receive(self, now_ns: int) -> int:
         """Split what the ready connections sent into `ingress`; if it is full, leave it with them."""
@@ -267,9 +350,19 @@ class Gateway:
         return length
 
     def _accept(self, now_ns: int) -> None:
+        if self._tls_clients is not None:
+            self._accept_tls(self._tls_clients, now_ns)
+            return
         accepted = lib.gate_accept(self._gate, self.listener.fileno(), ACCEPTS_PER_TURN, now_ns)
         # Out of descriptors or memory: who waits in the backlog is asked in again a little later.
         self._accept_ns = now_ns + TICK_NS if accepted < 0 else 0
+
+    def _accept_tls(self, clients: TlsClients, now_ns: int) -> None:
+        self._accept_ns = 0
+        try:
+            self._report.listening = clients.accept(self.listener, ACCEPTS_PER_TURN, now_ns)
+        except OSError:
+            self._accept_ns = now_ns + TICK_NS
 
     # Looking after it
 
@@ -282,9 +375,17 @@ class Gateway:
     def _publish(self, counters: Counters) -> None:
         for name in COUNTED:
             counters.counters[name].set(getattr(self._report, name))
+        if self.peers is not None:
+            for name, count in self.peers.counts().items():
+                counters.counters[name].set(count)
+        if self._tls_clients is not None:
+            counters.counters["tls_failed"].set(self._tls_clients.failed)
         counters.counters["pauses"].set(self._pauses)
         counters.counters["turns"].set(self._turns)
-        for name, ring in (("egress", self.egress), ("send", self.send)):
+        rings = {"egress": self.egress, "send": self.send}
+        if self.peers is not None:
+            rings["bulk_send"] = self.peers.bulk_send
+        for name, ring in rings.items():
             word = counters.counters.get(f"{name}_used_bytes")
             if word is not None:
                 word.set(ring.used())
@@ -314,6 +415,7 @@ class Gateway:
             lib.gate_flush(self._gate)
             self._poll(0 if self._report.dirty else 10)
             now_ns = self.clock()
+            self._turn_foreign(now_ns)
             lib.gate_receive(self._gate, ffi.NULL, 0, now_ns)  # discards; sees who has hung up
         if self.counters is not None:
             self._publish(self.counters)
@@ -345,4 +447,8 @@ def _gate_limits(limits: GatewayLimits, identity: Identity) -> "CData":
     )
     ffi.memmove(converted.welcome, welcome, len(welcome))
     ffi.memmove(converted.seed, os.urandom(16), 16)
+    converted.tokens_count = len(identity.tokens)
+    for place, token in zip(converted.tokens, identity.tokens, strict=False):
+        place.length = len(token.encode())
+        place.bytes = token.encode()
     return converted

@@ -1,8 +1,7 @@
-"""The journal: the one owner of durable bytes (I3), and its process between the rings.
+"""The journal: the log on disk, a directory of segments.
 
-`Journal` is a directory of segments. A batch goes out with one write, straight from where it lies,
-and one sync, and only after that sync does anything count as persisted (I4). `JournalProcess` puts
-it between `persist`, `persisted` and `read`.
+A batch goes out with one write, straight from where it lies, and one sync, and only after that sync
+does anything count as persisted (I4). Its process is in journal_process.py.
 
 What the start does with the end of the log, where an earlier process may have died:
 
@@ -15,25 +14,27 @@ What the start does with the end of the log, where an earlier process may have d
     damage below the last mark
         CorruptJournal with file and offset; nothing is changed.
 
+Where a snapshot covers the beginning, the log may begin behind it, but no later: a gap is refused.
+A log that *ends* before a snapshot that the replica took itself has lost entries, and perhaps such
+as were acknowledged behind the snapshot: refused, since nobody can tell. Behind a snapshot that was
+received from a peer a shorter log is what a crash while it was taken in leaves: it holds nothing
+that is not in the snapshot, term and vote apart, and begins anew behind it. A journal that is gone
+altogether has taken term and vote with it: refused.
+
 A write or a sync that fails is never tried again: JournalFailed, and the replica stops. Left to
-others: what the entries mean, who may vote, and when old segments may go (`discard_before`).
+others: what the entries mean, who may vote, and when old segments may go (`release_before`).
 """
 
 import os
-import struct
-import time
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from attrs import define, field, frozen
 
-from ..shm import Consumer, Counters, Producer
 from . import slots
-from .agent import Ends
 from .contents import Contents, Inconsistent
-from .errors import OTHER_FAILURE, CorruptJournal, JournalFailed, OperatorError
+from .errors import CorruptJournal, LostJournal, OperatorError
 from .files import create_directory
 from .reader import Extent, Reader
 from .records import (
@@ -59,12 +60,7 @@ from .segments import (
     read_header,
     segment_name,
 )
-
-READS_WAITING_MAX = 256
-READ_PIECE_BYTES = 256 * 1024
-PARK_NS = 100_000_000
-_ENTRY_HEAD = struct.Struct("<IHHQ")
-_TAG = struct.Struct("<H")
+from .snapshotfile import SnapshotHeader
 
 
 class Owner(Protocol):
@@ -110,21 +106,38 @@ class Journal:
         owner: Owner,
         *,
         segment_bytes: int = SEGMENT_BYTES,
-        covered: int = 0,
+        covered: SnapshotHeader | None = None,
         disk: Disk | None = None,
     ) -> "Journal":
         """Open or create the journal in `directory`; everything it holds then is durable.
 
-        `covered` is the index up to which a snapshot makes the log dispensable: the log must not
-        begin later than the entry after it. Raises OperatorError (CorruptJournal, ForeignJournal,
-        NewerFormat) and JournalFailed.
+        `covered` is the snapshot that serves: see the head of this file. Raises OperatorError
+        (CorruptJournal, LostJournal, ForeignJournal, NewerFormat) and JournalFailed.
         """
-        assert segment_bytes % BLOCK_BYTES == 0
         journal = cls(directory, owner, segment_bytes, disk or Disk())
+        return journal._opening(lambda: journal._open(covered))
+
+    @classmethod
+    def create(
+        cls,
+        directory: Path,
+        owner: Owner,
+        behind: SnapshotHeader,
+        *,
+        segment_bytes: int = SEGMENT_BYTES,
+        disk: Disk | None = None,
+    ) -> "Journal":
+        """Begin an empty log behind a snapshot, for a replica that never voted. Raises as `open`."""
+        journal = cls(directory, owner, segment_bytes, disk or Disk())
+        return journal._opening(lambda: journal._create(behind))
+
+    def _opening(self, step: Callable[[], None]) -> "Journal":
+        directory = self.directory
+        assert self.segment_bytes % BLOCK_BYTES == 0
         try:
             create_directory(directory)
-            journal._open(covered)
-            journal._opened = True
+            step()
+            self._opened = True
         except OSError as error:
             raise OperatorError(
                 f"Cannot use the journal in {directory}: {error.strerror} "
@@ -132,9 +145,9 @@ class Journal:
                 "This user must be able to read and write it, and the disk must work."
             ) from error
         finally:
-            if not journal._opened:
-                journal.abandon()
-        return journal
+            if not self._opened:
+                self.abandon()
+        return self
 
     @property
     def recovered(self) -> slots.Recovered:
@@ -146,6 +159,12 @@ class Journal:
     def segments(self) -> int:
         """How many files there are."""
         return len(self.closed) + 1
+
+    @property
+    def file_bytes(self) -> int:
+        """What the segments take on disk, the spare apart."""
+        closed = sum(one.extent.end for one in self.closed.values())
+        return closed + self.current.size
 
     # Writing
 
@@ -213,23 +232,49 @@ class Journal:
         assert first >= self.contents.first, f"entry {first} is gone"
         return self.reader.read(first, last, bytes_max)
 
-    def discard_before(self, index: int) -> int:
-        """Remove the segments that hold nothing but entries below `index`; how many."""
-        removed = 0
+    def release_before(self, index: int) -> list[Path]:
+        """Forget the segments that hold nothing but entries below `index`.
+
+        Their files are for the caller to remove, in this order, each durably gone before the next.
+        Those that a crash leaves are part of the log again.
+        """
+        released: list[Path] = []
         for segment_id, closed in sorted(self.closed.items()):
             following = self.closed.get(segment_id + 1)
             header = following.header if following else self.current.header
             if header.first > index:
                 break
             self.reader.close()
-            self.disk.remove(closed.extent.path)
+            released.append(closed.extent.path)
             del self.closed[segment_id]
             first = self.contents.first_in(segment_id + 1, header.first)
             self.contents.forget_segments_before(segment_id + 1, first, header.last_term)
-            removed += 1
-        if removed:
+        return released
+
+    def discard_before(self, index: int) -> int:
+        """Release segments and remove them, here and now; how many."""
+        released = self.release_before(index)
+        self._remove(released)
+        return len(released)
+
+    def restart_behind(self, snapshot: SnapshotHeader) -> None:
+        """Let the log begin anew behind a snapshot that was received, and holds all that it held.
+
+        Term and vote stay. The new beginning is durable before the old segments go.
+        """
+        self.reader.close()
+        old = self.current
+        self.contents.restart(snapshot.index, snapshot.term, snapshot.time_ns)
+        self._start_segment(old.header.segment_id + 1, old.offset, [], anew=1)
+        self._close_segment(old)
+        remains = [closed.extent.path for _, closed in sorted(self.closed.items())]
+        self.closed.clear()
+        self._remove(remains)
+
+    def _remove(self, paths: Sequence[Path]) -> None:
+        for path in paths:
+            self.disk.remove(path)
             self.disk.sync_directory(self.directory)
-        return removed
 
     # Inside
 
@@ -265,7 +310,9 @@ class Journal:
         old.cut()
         old.close()
 
-    def _start_segment(self, segment_id: int, sealed: int, run: Sequence[Buffer]) -> None:
+    def _start_segment(
+        self, segment_id: int, sealed: int, run: Sequence[Buffer], anew: int = 0
+    ) -> None:
         """The new segment begins with term, vote and commit, so that those before it can go one
         day."""
         self._settle_time()
@@ -279,6 +326,7 @@ class Journal:
             contents.last_time_ns or 0,
             sealed,
             os.urandom(SALT_BYTES),
+            anew,
         )
         body = [contents.hard_state_slot(), *run]
         record = self._take_in(body, header, header.seed, BLOCK_BYTES)
@@ -304,23 +352,68 @@ class Journal:
 
     # Starting
 
-    def _open(self, covered: int) -> None:
+    def _create(self, behind: SnapshotHeader) -> None:
+        assert not list_segments(self.directory), "there is a log already"
+        self.contents.term = behind.term
+        self.contents.restart(behind.index, behind.term, behind.time_ns)
+        self._start_segment(1, 0, [])
+
+    def _open(self, covered: SnapshotHeader | None) -> None:
         found = list_segments(self.directory)
         if not found:
+            if covered is not None:
+                raise LostJournal(
+                    f"{self.directory} holds no journal, but there is a snapshot of entry "
+                    f"{covered.index}: the replica's term and vote are lost, and with them whatever "
+                    "was acknowledged after the snapshot. Put the journal back, make a new cluster "
+                    "of it with `leftfold restore`, or let a new member take its place."
+                )
             self._start_segment(1, 0, [])
             return
         self.disk.sync_directory(self.directory)  # A name may be as fresh as the kill that left it.
         headers = [self._header_of(segment_id, path) for segment_id, path in found]
-        oldest = headers[0]
-        if oldest.first > covered + 1:
-            missing = self.directory / segment_name(oldest.segment_id - 1)
-            raise CorruptJournal(
-                missing, 0, f"entries {covered + 1} to {oldest.first - 1} are missing"
-            )
-        self.contents.begin(oldest.first, oldest.last_term, oldest.last_time_ns)
+        start = max((at for at, header in enumerate(headers) if header.anew), default=0)
+        remains, found, headers = found[:start], found[start:], headers[start:]
+        self._refuse_gap(headers[0], covered)
+        self.contents.begin(headers[0].first, headers[0].last_term, headers[0].last_time_ns)
         for (_, path), header, following in zip(found, headers, headers[1:], strict=False):
             self._recover_segment(path, header, following.sealed)
-        self._recover_end(found[-1][1], headers[-1])
+        self._recover_end(found[-1][1], headers[-1], covered)
+        self._remove([path for _, path in remains])
+        if covered is not None:
+            self._go_on_from(covered)
+
+    def _refuse_gap(self, oldest: SegmentHeader, covered: SnapshotHeader | None) -> None:
+        """The log must begin no later than behind the snapshot that serves."""
+        through = covered.index if covered else 0
+        if oldest.first <= through + 1:
+            return
+        serves = (
+            f"the snapshot that serves ends with entry {through}"
+            if covered
+            else ("there is no snapshot that serves")
+        )
+        raise CorruptJournal(
+            self.directory / segment_name(oldest.segment_id - 1),
+            0,
+            f"entries {through + 1} to {oldest.first - 1} are missing: the log begins with entry "
+            f"{oldest.first}, and {serves}",
+        )
+
+    def _go_on_from(self, covered: SnapshotHeader) -> None:
+        """The log must continue the snapshot; what the snapshot holds is committed."""
+        contents = self.contents
+        term = contents.term_at(covered.index) if covered.index <= contents.last else 0
+        if term != covered.term:
+            if not covered.origin:
+                raise CorruptJournal(
+                    self.current.path,
+                    0,
+                    f"entry {covered.index} has term {term} in the log, and term {covered.term} in "
+                    "the snapshot that this replica took of it",
+                )
+            self.restart_behind(covered)
+        contents.commit = max(contents.commit, covered.index)
 
     def _header_of(self, segment_id: int, path: Path) -> SegmentHeader:
         with path.open("rb") as file:
@@ -334,9 +427,19 @@ class Journal:
             self._fold(path, header, record)
         self.closed[header.segment_id] = Closed(header, Extent(path, header.seed, sealed))
 
-    def _recover_end(self, path: Path, header: SegmentHeader) -> None:
+    def _recover_end(
+        self, path: Path, header: SegmentHeader, covered: SnapshotHeader | None
+    ) -> None:
         """The last segment: go on in it, or write its unmarked end again."""
         scan, rest = self._scan(path, header, None)
+        last = rest[-1].last if rest else self.contents.last
+        if covered is not None and last < covered.index and not covered.origin:
+            raise CorruptJournal(
+                path,
+                scan.bad_offset or scan.length,
+                f"the log ends here with entry {last}, but this replica took a snapshot of entry "
+                f"{covered.index}: entries that were durable are missing",
+            )
         if scan.verdict == TORN:
             self.torn = f"{path} at offset {scan.bad_offset}: {scan.why}; the batch was cut"
         file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -383,170 +486,3 @@ class Journal:
         if (self.contents.last, self.contents.last_term) != (record.last, record.last_term):
             why = f"the log should end with entry {record.last} of term {record.last_term} here"
             raise CorruptJournal(path, record.offset, why)
-
-
-@define
-class Request:
-    """A READ that is being served: the cursor is `next`."""
-
-    next: int
-    last: int
-    piece_bytes: int
-    tag: int
-
-
-@define
-class JournalProcess:
-    """Process 3. Batches in; what is durable, and what was asked for, out.
-
-    It never waits inside: an answer that does not fit its ring is kept, and tried again on the next
-    turn, while batches go on. Waiting requests are bounded, and so is what is kept of an answer.
-    """
-
-    journal: Journal
-    persist: Consumer
-    persisted: Producer
-    read: Producer
-    counters: Counters | None = None
-    _persist_bytes: int = field(default=0, init=False)
-    _durable: bytes = field(default=b"", init=False)
-    """The PERSISTED slot that did not fit yet; a later one says all that it says."""
-    _answer: bytes | bytearray = field(default=b"", init=False)
-    """The piece for `read` that did not fit yet."""
-    _ends: Ends = field(init=False)
-    _requests: "deque[Request]" = field(factory=lambda: deque[Request](), init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self._ends = (self.persist, self.persisted, self.read)
-        self._answer = slots.pack_recovered(self.journal.recovered)
-        assert len(self._answer) <= self.read.capacity // 8, "RECOVERED fits no slot of `read`"
-
-    def work(self) -> int:
-        """Do what there is to do now, in bounded pieces; 0 when there was nothing.
-
-        Raises JournalFailed after FAILED was written: the process must end with
-        EXIT_JOURNAL_FAILED.
-        """
-        try:
-            done = self._take_batch() + self._tell() + self._serve()
-            if done:
-                self.journal.keep_ahead()
-                return done
-            return int(self.journal.prepare())
-        except JournalFailed as failure:
-            self._fail(failure.tag, failure.sentence)
-            raise
-        except CorruptJournal as damage:
-            self._fail(OTHER_FAILURE, str(damage))
-            raise
-
-    def ends(self) -> Ends:
-        """The ring that it reads, and those that may be full of its answers."""
-        return self._ends
-
-    def sleep_ns(self) -> int:
-        """Nothing here is due by itself."""
-        return PARK_NS
-
-    def close(self) -> None:
-        """Mark the end and close the journal: the last batch need not be written again at the next
-        start."""
-        self.journal.close()
-
-    def _take_batch(self) -> int:
-        run = self.persist.peek()
-        size = len(run)
-        if not size:
-            return 0
-        parts = self._separate(run)
-        started_ns = time.monotonic_ns()
-        if parts:
-            self.journal.write(*parts)
-        for part in parts:
-            part.release()
-        run.release()
-        self.persist.release(size)
-        self._persist_bytes += size
-        if parts:
-            written_ns = time.monotonic_ns()
-            self.journal.sync()
-            self._count(size, written_ns - started_ns, time.monotonic_ns() - written_ns)
-            contents = self.journal.contents
-            self._durable = slots.pack_persisted(
-                contents.last_term, contents.last, self._persist_bytes
-            )
-        return 1
-
-    def _separate(self, run: memoryview) -> list[memoryview]:
-        """The stretches of a run that belong on disk; requests between them are noted."""
-        parts: list[memoryview] = []
-        start = at = 0
-        for kind, tag, slot in slots.slots_of(run):
-            following = at + slots.padded(len(slot))
-            if kind == slots.READ:
-                first, last, piece_bytes = slots.unpack_read(slot)
-                assert len(self._requests) < READS_WAITING_MAX, "too many reads wait"
-                self._requests.append(Request(first, last, piece_bytes, tag))
-                if start < at:
-                    parts.append(run[start:at])
-                start = following
-            slot.release()
-            at = following
-        if start < at:
-            parts.append(run[start:at])
-        return parts
-
-    def _tell(self) -> int:
-        if not self._durable or not self.persisted.write(self._durable):
-            return 0
-        self._durable = b""
-        return 1
-
-    def _serve(self) -> int:
-        """One piece of the oldest request."""
-        if not self._answer:
-            if not self._requests:
-                return 0
-            self._answer = self._next_piece(self._requests[0])
-        if self._answer:
-            if not self.read.write(self._answer):
-                return 0
-            self._answer = b""
-        elif self._requests:
-            self._requests.popleft()
-        return 1
-
-    def _next_piece(self, request: Request) -> bytearray:
-        """The next entries of a request, tagged as it asked; empty when it is done."""
-        bytes_max = min(READ_PIECE_BYTES, self.read.capacity // 4, request.piece_bytes)
-        request.next = max(request.next, self.journal.contents.first)
-        run = self.journal.read(request.next, request.last, bytes_max)
-        at, end = 0, len(run)
-        while at < end:
-            length, _, _, index = _ENTRY_HEAD.unpack_from(run, at)
-            assert index == request.next
-            request.next += 1
-            _TAG.pack_into(run, at + 6, request.tag)
-            at += slots.padded(length)
-        return run
-
-    def _fail(self, tag: int, sentence: str) -> None:
-        """Say it while the process still can; what was durable before was told, or is told now."""
-        self._tell()
-        room = self.persisted.capacity // 8 - slots.HEADER_BYTES
-        text = sentence.encode()[:room].decode(errors="ignore").encode()
-        slot = slots.HEADER.pack(slots.HEADER_BYTES + len(text), slots.FAILED, tag) + text
-        self.persisted.write(slot + bytes(-len(slot) % 8))
-
-    def _count(self, size: int, write_ns: int, fsync_ns: int) -> None:
-        if self.counters is None:
-            return
-        counters, histograms = self.counters.counters, self.counters.histograms
-        counters["batches"].add()
-        counters["bytes"].add(size)
-        counters["syncs"].add()
-        counters["durable_index"].set(self.journal.contents.last)
-        counters["segments"].set(self.journal.segments)
-        histograms["write_ns"].record(write_ns)
-        histograms["fsync_ns"].record(fsync_ns)
-        histograms["batch_bytes"].record(size)

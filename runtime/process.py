@@ -148,24 +148,38 @@ def _run_consensus(handed: Handed) -> int:
 
 
 def _run_journal(handed: Handed) -> int:
-    from .journal import Journal, JournalProcess
+    from .journal import Journal
+    from .journal_process import JournalProcess
+    from .room import DiskLimits
+    from .snapshots import SnapshotStore
 
+    config = handed.config
     attachment, counters = _attach(handed, JOURNAL)
+    store = SnapshotStore.open(config.directory / "snapshots", handed.identity)
+    for warning in store.warnings:
+        handed.report({"warning": warning})
     journal = Journal.open(
-        handed.config.directory / "journal",
+        config.directory / "journal",
         handed.identity,
-        segment_bytes=handed.config.limits.segment_bytes,
+        segment_bytes=config.limits.segment_bytes,
+        covered=store.newest,
     )
     if journal.torn is not None:
         handed.report({"warning": f"The end of the journal was torn: {journal.torn}."})
     shell = JournalProcess(
         journal,
+        store,
         attachment.consumers["persist"],
         attachment.producers["persisted"],
         attachment.producers["read"],
+        attachment.consumers["snapshot"],
+        attachment.producers["restore"],
+        socket.socket(fileno=handed.snapshot_socket),
+        Clock(int(config.wall_offset_s * NS_PER_S)),
+        DiskLimits(config.disk_bytes_max, config.disk_reserve_bytes),
         counters,
     )
-    agent.run(shell, attachment.bell, handed.config.spin_ns, _stop_when_told())
+    agent.run(shell, attachment.bell, config.spin_ns, _stop_when_told())
     shell.close()
     attachment.close()
     return 0

@@ -55,7 +55,8 @@ class Layout:
     tag: int
     kind: type[Any]
     numbers: tuple[str, ...]
-    maxima: tuple[int, ...]
+    flags: int
+    """How many of the last numbers are 0 or 1."""
     tail: str
     """The field that lies behind the numbers; empty: none."""
     struct: Struct
@@ -64,19 +65,20 @@ class Layout:
 
 def _layout(tag: int, kind: type[Any], numbers: str, flags: str = "", tail: str = "") -> Layout:
     names = (*_ADDRESSED, *numbers.split(), *flags.split())
-    maxima = tuple(_FLAG_MAX if name in flags.split() else NUMBER_MAX for name in names)
-    return Layout(tag, kind, names, maxima, tail, Struct(f"<IHH{len(names)}Q"), attrgetter(*names))
+    return Layout(
+        tag, kind, names, len(flags.split()), tail, Struct(f"<IHH{len(names)}Q"), attrgetter(*names)
+    )
 
 
 LAYOUTS = (
     _layout(1, RequestVote, "last_index last_term", "pre_vote transfer"),
     _layout(2, RequestVoteReply, "", "granted pre_vote"),
-    _layout(3, AppendEntries, "prev_index prev_term commit", tail="entries"),
-    _layout(4, AppendEntriesReply, "index hint_index hint_term", "success"),
+    _layout(3, AppendEntries, "prev_index prev_term commit", "bulk", "entries"),
+    _layout(4, AppendEntriesReply, "index hint_index hint_term", "success repairing"),
     _layout(5, Heartbeat, "commit round"),
     _layout(6, HeartbeatReply, "round"),
-    _layout(7, InstallSnapshot, "last_index last_term offset", "done", "chunk"),
-    _layout(8, InstallSnapshotReply, "last_index offset", "done"),
+    _layout(7, InstallSnapshot, "last_index last_term size offset checksum", "done", "chunk"),
+    _layout(8, InstallSnapshotReply, "last_index offset", "done refused"),
     _layout(9, TimeoutNow, ""),
 )
 _BY_KIND = {layout.kind: layout for layout in LAYOUTS}
@@ -142,16 +144,18 @@ def decode(slot: bytes | memoryview) -> Message:
     """The message of a slot, without its padding. Raises Malformed."""
     layout, numbers = _numbers(slot)
     fields: dict[str, Any] = dict(zip(layout.numbers, numbers, strict=True))
-    for name, maximum in zip(layout.numbers, layout.maxima, strict=True):
-        if maximum == _FLAG_MAX:
-            fields[name] = bool(fields[name])
+    for name in layout.numbers[len(numbers) - layout.flags :]:
+        fields[name] = bool(fields[name])
+    if not layout.tail:
+        plain: Message = layout.kind(**fields)
+        return plain
     tail = memoryview(slot)[layout.struct.size :]
     if layout.tail == "entries":
         fields["entries"] = tuple(
             Entry(index, term, time_ns, kind, bytes(body))
             for index, term, time_ns, kind, body in _entries(tail, numbers[3])
         )
-    elif layout.tail:
+    else:
         fields[layout.tail] = bytes(tail)
     message: Message = layout.kind(**fields)
     return message
@@ -173,10 +177,18 @@ def _numbers(slot: bytes | memoryview) -> tuple[Layout, tuple[int, ...]]:
     if length != len(slot) or length < fixed or (length > fixed and not layout.tail):
         raise Malformed(f"{layout.kind.__name__} of {length} bytes, {len(slot)} of them there")
     numbers: tuple[int, ...] = layout.struct.unpack_from(slot)[3:]
-    for name, number, maximum in zip(layout.numbers, numbers, layout.maxima, strict=True):
-        if number > maximum:
-            raise Malformed(f"{layout.kind.__name__} whose {name} is {number}")
+    if max(numbers) > NUMBER_MAX or (layout.flags and max(numbers[-layout.flags :]) > _FLAG_MAX):
+        raise Malformed(f"{layout.kind.__name__} with {_too_large(layout, numbers)}")
     return layout, numbers
+
+
+def _too_large(layout: Layout, numbers: tuple[int, ...]) -> str:
+    first_flag = len(numbers) - layout.flags
+    return ", ".join(
+        f"{name} {number}"
+        for at, (name, number) in enumerate(zip(layout.numbers, numbers, strict=True))
+        if number > (NUMBER_MAX if at < first_flag else _FLAG_MAX)
+    )
 
 
 def _entries(run: memoryview, index: int) -> Iterator[tuple[int, int, int, int, memoryview]]:

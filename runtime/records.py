@@ -8,7 +8,9 @@ A segment file is one 4,096-byte block with the header below, then records, then
                     48 u64 first index: the last index before this segment, plus one
                     56 u64 term of that last index     64 i64 its log time
                     72 u64 sealed: where the segment before this one ends; all of it was synced
-                    80 16s salt, random        96..144 zero
+                    80 16s salt, random        96 u64 anew: 1 where the log begins anew, behind
+                    a snapshot that was received, and no segment before this one counts
+                   104..144 zero
 
 A record is one batch: a run of slots (ENTRY, HARD_STATE, TRUNCATE) byte for byte as it lay in the
 `persist` ring, behind 56 bytes:
@@ -51,7 +53,7 @@ RECORD_MAGIC = b"LFrecord"
 BLOCK_BYTES = 4096
 """The header has a block of its own, so that no later write touches the sectors it lies in."""
 
-_SEGMENT = struct.Struct("<8sII16sQQQQqQ16s48x")
+_SEGMENT = struct.Struct("<8sII16sQQQQqQ16sQ40x")
 _SEGMENT_CRC = slice(12, _SEGMENT.size)
 _RECORD = struct.Struct("<8sIIIIQQQQ")
 _RECORD_TAIL = struct.Struct("<IIIQQQQ")
@@ -85,6 +87,7 @@ class SegmentHeader:
     last_time_ns: int
     sealed: int
     salt: bytes
+    anew: int = 0
 
     def encode(self) -> bytes:
         """The segment's first block."""
@@ -104,6 +107,7 @@ class SegmentHeader:
             self.last_time_ns,
             self.sealed,
             self.salt,
+            self.anew,
         )
         _U32.pack_into(block, 8, zlib.crc32(block[_SEGMENT_CRC]))
         return bytes(block)

@@ -51,6 +51,8 @@ class Disk:
     sync: Callable[[int], None] = os.fdatasync
     sync_all: Callable[[int], None] = os.fsync
     allocate: Callable[[int, int, int], None] = os.posix_fallocate
+    unlink: Callable[[Path], None] = os.unlink
+    rename_file: Callable[[Path, Path], None] = os.rename
 
     def write_whole(self, file: int, path: Path, parts: Sequence[Buffer], offset: int) -> None:
         """Write all parts at `offset`; usually one call."""
@@ -105,11 +107,11 @@ class Disk:
 
     def remove(self, path: Path) -> None:
         """Remove a file; durable once its directory is synced."""
-        _guard(path, OTHER_FAILURE, "remove", path.unlink)
+        _guard(path, OTHER_FAILURE, "remove", lambda: self.unlink(path))
 
     def rename(self, old: Path, new: Path) -> None:
         """Give a synced file its name, durably."""
-        _guard(new, OTHER_FAILURE, "name", lambda: old.rename(new))
+        _guard(new, OTHER_FAILURE, "name", lambda: self.rename_file(old, new))
         self.sync_directory(new.parent)
 
 

@@ -2,17 +2,20 @@
 
 Both clients drive one of these. In go requests and frames, out come bytes to send (`outgoing()`) and outcomes, handed to
 the `settle` of each request. It guarantees the client's half of exactly-once (I9): requests are numbered 1, 2, 3 …
-without gaps; whatever was not answered is sent again, in order, with its number, on the next connection; a session
-that the cluster has forgotten is never silently replaced by a new one; no more requests are in flight than the cluster keeps
-replies for.
+without gaps; whatever was not answered is sent again, in order, with its number, on the next connection, to whichever
+replica; a session that the cluster has forgotten is never silently replaced by a new one; no more requests are in flight
+than the cluster keeps replies for.
 
     connect      connected(welcome) → OPEN goes out once in a session's life; only its reply lets requests out
     disconnect   disconnected() → everything unanswered stands in the queue again, in order
     WINDOW_EXCEEDED, OUT_OF_ORDER, REFUSED
                  the request comes back; when every request in flight has its verdict, all that came back go out again, in
-                 order: at once, or, when the cluster refused (not ready, draining), after `retry()`
+                 order: at once, or, when the cluster refused (`refusal`), after `retry()` or on another connection
+    disk full    a request of which every sending was refused is in no log: it fails with DiskFull. Its number goes to the
+                 next command, or, if higher numbers are in use, to a command that no actor takes
+    resume       the session of an earlier process: resumption.py
 
-Left to the clients: sockets, time, back-off, and who waits for what.
+Left to others: events (streams.py), sockets, time, back-off, which replica, and who waits for what.
 """
 
 import secrets
@@ -24,11 +27,23 @@ from attrs import define, field
 
 from ..actors.layout import SlotType, Status
 from . import frames
-from .failures import AnswerForgotten, EventsLost, SessionExpired, failure
-from .frames import BEFORE_ALL, Position
+from .failures import DiskFull, OutOfOrder, SessionExpired, WrongCluster, failure
+from .frames import Position
+from .resumption import PROBE, Resumption
+from .streams import Streams, Subscription
 
-EVENTS_QUEUED_MAX = 4096
-END_OF_INDEX = 0xFFFF_FFFF
+NOT_LEADER, NOT_READY, DISK_FULL, DRAINING = 1, 2, 3, 4
+"""Reasons of REFUSED."""
+
+WHY = {
+    NOT_LEADER: "the replica is not the leader",
+    NOT_READY: "the replica is not ready",
+    DISK_FULL: "the replica's disk is full",
+    DRAINING: "the replica is stopping",
+}
+
+NO_MESSAGE = 0
+"""The id of no message: a command that no actor takes, and that uses up its number."""
 
 
 class Settle(Protocol):
@@ -48,33 +63,18 @@ class Request:
     key: bytes
     body: bytes
     settle: Settle
+    version: int = 0
+    """Of the message in the body."""
     in_flight: bool = False
     why: str = ""
-
-
-@define(eq=False)
-class Subscription:
-    """One stream of events, with the position up to which it was queued."""
-
-    actor_type: int
-    key: bytes
-    position: Position | None
-    wake: Callable[[], Any]
-    number: int = 0
-    live: bool = False
-    retained: int = 0
-    behind: bool = False
-    """The queue was full: what came since is dropped, and is asked for again when there is room."""
-    events: "deque[frames.EventFrame]" = field(factory=deque[frames.EventFrame])
-    error: Exception | None = None
-
-    def wants(self, event: frames.EventFrame) -> bool:
-        """Whether the filter takes it and it is not queued already."""
-        return (
-            (not self.actor_type or self.actor_type == event.actor_type)
-            and (not self.key or self.key == event.key)
-            and event.position > (self.position or BEFORE_ALL)
-        )
+    raw: bool = False
+    """Our own, not the user's: settled with the reply itself, whatever its status."""
+    filler: bool = False
+    """It only holds a number that was given out and not used."""
+    exposed: bool = False
+    """A sending of it was lost with its connection, so it may be in somebody's log; or its number was told."""
+    full: str = ""
+    """The sentence with which its last sending was refused because a disk is full."""
 
 
 @define(eq=False)
@@ -83,20 +83,30 @@ class Session:
 
     id: bytes = field(factory=lambda: secrets.token_bytes(16))
     cluster_id: bytes = frames.ANY_CLUSTER
-    answered_before: int = 0
-    """Of a resumed session: requests that the caller knows were applied. Fewer known to the cluster: it expired."""
+    """Known from the first WELCOME on; other clusters are refused."""
+    resumption: Resumption | None = None
+    """Of a session that an earlier process opened."""
     window: int = 1
     frame_bytes_max: int = 0
     opened: bool = False
+    """Whether commands and queries may be asked."""
     connected_now: bool = False
-    held: bool = False
-    """The cluster refused for now: nothing is sent before `retry()`."""
-    hint: str = ""
+    refusal: frames.Refused | None = None
+    """The cluster refused for now: nothing is sent before `retry()`, or on another connection."""
     dead: Exception | None = None
     last_request: int = 0
-    """The highest number given out; after opening, what the cluster had applied."""
+    """The highest number given out."""
     answered: int = 0
     """All requests up to this one are answered."""
+    replies: int = 0
+    """Answers that came, of any kind: whether the cluster gets on."""
+    streams: Streams = field(init=False)
+    _entered: bool = field(default=False, init=False)
+    """OPEN was answered: requests may go out."""
+    _found: bool = field(default=False, init=False)
+    """The probe of a resumed session was answered."""
+    _answered_at: tuple[int, int] = field(default=(0, 0), init=False)
+    """Index and ordinal in the log before which nothing can be news."""
     _early: set[int] = field(factory=set[int], init=False)
     _commands: dict[int, Request] = field(factory=dict[int, Request], init=False)
     _unsent: deque[int] = field(factory=deque[int], init=False)
@@ -105,11 +115,10 @@ class Session:
     _queries: dict[int, Request] = field(factory=dict[int, Request], init=False)
     _unsent_queries: deque[int] = field(factory=deque[int], init=False)
     _last_query: int = field(default=0, init=False)
-    _subscriptions: dict[int, Subscription] = field(factory=dict[int, Subscription], init=False)
-    _retaining: Subscription | None = field(default=None, init=False)
-    _retained_left: int = field(default=0, init=False)
-    _retaining_part: bool = field(default=False, init=False)
     _out: list[bytes] = field(factory=list[bytes], init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.streams = Streams(self.id, self._out)
 
     # Asking
 
@@ -121,7 +130,7 @@ class Session:
     @property
     def query_room(self) -> int:
         """How many more queries may be asked before one is answered."""
-        return self.window - len(self._queries)
+        return self.window - len(self._queries) if self.opened else 0
 
     @property
     def unanswered(self) -> int:
@@ -129,148 +138,118 @@ class Session:
         return len(self._commands) + len(self._queries)
 
     @property
+    def is_waiting(self) -> bool:
+        """Whether an answer of the cluster is due."""
+        return self.dead is None and (not self.opened or self.unanswered > 0)
+
+    @property
     def is_settled(self) -> bool:
         """Whether the session is open, and nothing that was asked is without an outcome."""
         return self.opened and self.dead is None and not self._commands
 
-    def command(self, message_id: int, key: bytes, body: bytes, settle: Settle) -> int:
+    @property
+    def held(self) -> bool:
+        """Whether the cluster refused, so that nothing is sent for now."""
+        return self.refusal is not None
+
+    def command(
+        self, message_id: int, key: bytes, body: bytes, settle: Settle, version: int = 0
+    ) -> int:
         """Number a command and queue it. Only with `room`."""
         self._check_alive()
         assert self.room > 0, "more in flight than the cluster keeps replies for"
         self.last_request += 1
         number = self.last_request
-        self._commands[number] = Request(number, message_id, key, body, settle)
+        self._commands[number] = Request(number, message_id, key, body, settle, version)
         self._unsent.append(number)
         return number
 
-    def query(self, message_id: int, key: bytes, body: bytes, settle: Settle) -> int:
+    def query(
+        self, message_id: int, key: bytes, body: bytes, settle: Settle, version: int = 0
+    ) -> int:
         """Queue a query."""
         self._check_alive()
         self._last_query += 1
         number = self._last_query
-        self._queries[number] = Request(number, message_id, key, body, settle)
+        self._queries[number] = Request(number, message_id, key, body, settle, version)
         self._unsent_queries.append(number)
         return number
 
-    def ask_again(
-        self, number: int, message_id: int, key: bytes, body: bytes, settle: Settle
-    ) -> None:
-        """Ask with a number that an earlier life of this session used: to learn how it ended.
+    def waiting_for(self, number: int, settle: Settle) -> Request | None:
+        """The command of this number, if it is this one and has no outcome yet."""
+        request = self._commands.get(number)
+        return request if request is not None and request.settle is settle else None
 
-        If that command was never applied it is applied now. Only before newer requests are asked, since those say
-        that this answer is not needed any more.
-        """
-        self._check_alive()
-        assert number not in self._commands
-        if not max(0, self.last_request - self.window) < number <= self.last_request + 1:
-            raise AnswerForgotten(f"the answer to request {number} is not kept any more")
-        self.last_request = max(self.last_request, number)
-        self.answered = min(self.answered, number - 1)
-        self._early.update(range(self.answered + 1, self.last_request + 1))
-        self._early.discard(number)
-        self._commands[number] = Request(number, message_id, key, body, settle)
-        self._unsent.append(number)
-
-    def waiting_for(self, number: int) -> Request | None:
-        """The command of this number, if it has no outcome yet."""
-        return self._commands.get(number)
+    def pin(self, number: int, settle: Settle) -> str:
+        """This command's number was told to somebody, so it stays with it. Returns why there is no answer yet."""
+        request = self.waiting_for(number, settle)
+        if request is None:
+            return ""
+        request.exposed = True
+        return request.why
 
     def forget_query(self, number: int) -> None:
         """Nobody waits for this query any more."""
         self._queries.pop(number, None)
-
-    # Subscriptions
 
     def subscribe(
         self, actor_type: int, key: bytes, after: Position | None, wake: Callable[[], Any]
     ) -> Subscription:
         """Start a stream of events."""
         self._check_alive()
-        subscription = Subscription(actor_type, key, after, wake)
-        self._ask_for_events(subscription)
-        return subscription
-
-    def unsubscribe(self, subscription: Subscription) -> None:
-        """End it."""
-        if self._subscriptions.pop(subscription.number, None) and self.connected_now:
-            self._out.append(frames.unsubscribe(self.id, subscription.number))
-
-    def next_event(self, subscription: Subscription) -> frames.EventFrame | None:
-        """Take the oldest queued event; None if there is none now. Raises what ended the stream."""
-        if subscription.events:
-            return subscription.events.popleft()
-        if subscription.error is not None:
-            raise subscription.error
-        if subscription.behind:
-            self._ask_for_events(subscription)
-        return None
-
-    def _ask_for_events(self, subscription: Subscription) -> None:
-        self._subscriptions.pop(subscription.number, None)
-        self._last_query += 1
-        subscription.number = self._last_query
-        subscription.live = subscription.behind = False
-        self._subscriptions[subscription.number] = subscription
-        if self.connected_now and self.opened:
-            self._send_subscribe(subscription)
-
-    def _send_subscribe(self, subscription: Subscription) -> None:
-        self._out.append(
-            frames.subscribe(
-                self.id,
-                subscription.number,
-                subscription.position,
-                subscription.actor_type,
-                subscription.key,
-            )
-        )
+        return self.streams.subscribe(actor_type, key, after, wake)
 
     # Connecting
 
     def connected(self, welcome: frames.Welcome) -> None:
-        """HELLO was answered: open, or go on where the last connection ended."""
+        """HELLO was answered: open, or go on where the last connection ended. Raises WrongCluster."""
         assert not self.connected_now
+        if self.cluster_id not in (frames.ANY_CLUSTER, welcome.cluster_id):
+            raise WrongCluster("it belongs to another cluster")
+        self.cluster_id = welcome.cluster_id
         self.connected_now = True
         self.window = welcome.window
         self.frame_bytes_max = welcome.frame_bytes_max
         if self.opened:
-            self._start_subscriptions()
+            self.streams.start()
+        elif not self._entered:
+            self._enter()
+
+    def _enter(self) -> None:
+        if self.resumption is not None and not self._found:
+            self._out.append(frames.command(NO_MESSAGE, self.id, PROBE, 1, b"", b""))
         else:
             # Never again once it is known to be open: a forgotten session would come back empty.
             self._out.append(frames.open_session(self.id))
 
-    def _start_subscriptions(self) -> None:
-        for subscription in self._subscriptions.values():
-            self._send_subscribe(subscription)
-
     def disconnected(self) -> None:
         """The connection is gone: everything unanswered has to be sent again."""
         self.connected_now = False
-        self.held = False
+        self.refusal = None
         self._out.clear()
         self._returned.clear()
         self._in_flight = 0
-        self._retaining, self._retained_left = None, 0
         for waiting in (self._commands, self._queries):
             for request in waiting.values():
+                request.exposed = request.exposed or request.in_flight
                 request.in_flight = False
         self._unsent = deque(sorted(self._commands))
         self._unsent_queries = deque(sorted(self._queries))
-        for subscription in self._subscriptions.values():
-            subscription.live = False
+        self.streams.stop()
 
     def outgoing(self) -> bytes:
         """The bytes to send now."""
         if self.held or not self.connected_now:
             return b""
         out = self._out
-        if self.opened:
+        if self._entered:
             # While requests come back, a new one would only be out of order.
             while self._unsent and not self._returned:
                 request = self._commands.get(self._unsent.popleft())
                 if request is None:
                     continue  # it was answered on an earlier connection after all
                 request.in_flight = True
+                request.full = ""
                 self._in_flight += 1
                 out.append(
                     frames.command(
@@ -280,6 +259,7 @@ class Session:
                         request.number - min(self.answered, request.number - 1),
                         request.key,
                         request.body,
+                        request.version,
                     )
                 )
             while self._unsent_queries:
@@ -287,7 +267,12 @@ class Session:
                 if request is not None:
                     out.append(
                         frames.query(
-                            request.message_id, self.id, request.number, request.key, request.body
+                            request.message_id,
+                            self.id,
+                            request.number,
+                            request.key,
+                            request.body,
+                            request.version,
                         )
                     )
         data = b"".join(out)
@@ -296,7 +281,7 @@ class Session:
 
     def retry(self) -> None:
         """The back-off is over: send what the cluster had refused."""
-        self.held = False
+        self.refusal = None
         self._send_returned()
 
     # Receiving
@@ -306,19 +291,22 @@ class Session:
         match frame:
             case frames.Reply():
                 if frame.session == self.id:
+                    self.replies += 1
                     self._take_reply(frame)
             case frames.EventFrame():
-                self._take_event(frame)
+                self.streams.take_event(frame)
             case frames.Answer():
+                self.replies += 1
                 request = self._queries.pop(frame.request, None)
                 if request is not None:
                     _settle(request, frame)
             case frames.Subscribed():
-                self._take_subscribed(frame)
+                self.replies += 1
+                self.streams.take_subscribed(frame)
             case frames.Refused():
                 self._take_refused(frame)
             case frames.Lost():
-                self._take_lost(frame)
+                self.streams.take_lost(frame)
             case _:
                 pass
 
@@ -326,43 +314,97 @@ class Session:
         if reply.request == 0:
             self._take_opened(reply)
             return
+        if reply.request == PROBE:
+            self._take_probed(reply)
+            return
         request = self._commands.get(reply.request)
         if request is None:
             return  # it was answered on an earlier connection too
         if reply.status == Status.SESSION_EXPIRED:
             self.expire(SessionExpired("the cluster has forgotten this session"))
             return
-        # A number at the window's foot cannot be out of order: then the cluster has lost earlier ones.
-        comes_back = reply.status == Status.WINDOW_EXCEEDED or (
-            reply.status == Status.OUT_OF_ORDER and reply.request != min(self._commands)
-        )
-        if comes_back and request.in_flight:
-            self._come_back(request, "")
+        if reply.status in (Status.WINDOW_EXCEEDED, Status.OUT_OF_ORDER):
+            if self._is_lost(reply):
+                self.expire(OutOfOrder("the cluster has lost earlier requests of this session"))
+            elif request.in_flight:
+                self._come_back(request, "")
             return
         self._landed(request)
         del self._commands[reply.request]
-        self._answered(reply.request)
+        self._answered(reply)
         _settle(request, reply)
         self._send_returned()
+        self._resume_further()
 
-    def _answered(self, number: int) -> None:
-        self._early.add(number)
+    def _is_lost(self, reply: frames.Reply) -> bool:
+        """A request at the foot of the window cannot be out of order, if this is news: a replica that is behind may
+        still be answering what was sent to it long ago."""
+        return (
+            reply.status == Status.OUT_OF_ORDER
+            and reply.request == self.answered + 1
+            and (reply.index, reply.ordinal) > self._answered_at
+        )
+
+    def _answered(self, reply: frames.Reply) -> None:
+        self._answered_at = max(self._answered_at, (reply.index, reply.ordinal))
+        self._early.add(reply.request)
         while self.answered + 1 in self._early:
             self.answered += 1
             self._early.discard(self.answered)
 
     def _take_opened(self, reply: frames.Reply) -> None:
-        if self.opened:
+        if self._entered:
             return
         if reply.status != Status.OK:
             self.expire(failure(reply.status, reply.body, reply.index, reply.ordinal))
             return
-        if reply.last_request < self.answered_before:
-            self.expire(SessionExpired("the cluster had forgotten this session"))
-            return
         self.last_request = self.answered = reply.last_request
+        self._answered_at = (reply.index, reply.ordinal)
+        self._entered = True
+        if self.resumption is None:
+            self._open()
+            return
+        self.resumption.opened(reply.last_request)
+        self.answered = max(0, self.last_request - self.window)
+        self._ask_ourselves(range(self.answered + 1, self.last_request + 1))
+        self._resume_further()
+
+    def _take_probed(self, reply: frames.Reply) -> None:
+        if self._found or self.resumption is None:
+            return
+        if reply.status == Status.OUT_OF_ORDER:
+            self._found = True
+            self._enter()
+        else:
+            self.expire(SessionExpired("the cluster has forgotten this session"))
+
+    def _open(self) -> None:
         self.opened = True
-        self._start_subscriptions()
+        self.streams.start()
+
+    # Resuming
+
+    def _resume_further(self) -> None:
+        """When everything recalled is answered, the fence; when the fence is, the session is open."""
+        if self.opened or self.resumption is None or self._commands or self.dead is not None:
+            return
+        if self.resumption.fenced > self.resumption.last:
+            self._open()
+            return
+        self._ask_ourselves(range(self.last_request + 1, self.last_request + 1 + self.window))
+        self.last_request += self.window
+
+    def _ask_ourselves(self, numbers: range) -> None:
+        for number in numbers:
+            request = Request(number, NO_MESSAGE, b"", b"", self._recalled, raw=True)
+            self._commands[number] = request
+            self._unsent.append(number)
+
+    def _recalled(
+        self, reply: frames.Reply | frames.Answer | None, error: Exception | None
+    ) -> None:
+        if isinstance(reply, frames.Reply) and self.resumption is not None:
+            self.resumption.take(reply)
 
     def expire(self, error: Exception) -> None:
         """The session is over: nothing of it can be asked any more."""
@@ -374,9 +416,7 @@ class Session:
         self._unsent_queries.clear()
         for request in waiting:
             request.settle(None, error)
-        for subscription in self._subscriptions.values():
-            subscription.error = error
-            subscription.wake()
+        self.streams.end(error)
 
     def _check_alive(self) -> None:
         if self.dead is not None:
@@ -398,86 +438,73 @@ class Session:
 
     def _send_returned(self) -> None:
         """Only when nothing is in flight, or what comes back could overtake its predecessors."""
-        if self._returned and not self._in_flight and not self.held:
+        if not self._returned or self._in_flight:
+            return
+        self._fail_refused()
+        if not self.held:
             self._unsent = deque(sorted([*self._unsent, *self._returned]))
             self._returned.clear()
 
+    def _fail_refused(self) -> None:
+        """What a full disk refused each time that it was sent is in no log: its number is free."""
+        for number in sorted(self._returned):
+            request = self._commands[number]
+            if request.full and not (request.exposed or request.raw):
+                self._commands[number] = Request(
+                    number, NO_MESSAGE, b"", b"", _ignore, raw=True, filler=True
+                )
+                request.settle(None, DiskFull(request.full))
+        while (last := self._commands.get(self.last_request)) is not None:
+            if not last.filler or last.exposed or last.in_flight:
+                break
+            del self._commands[self.last_request]
+            self._returned.discard(self.last_request)
+            self.last_request -= 1
+        self._unsent = deque(number for number in self._unsent if number in self._commands)
+
     def _take_refused(self, frame: frames.Refused) -> None:
-        self.hint = frame.hint
-        if frame.refused_type == SlotType.COMMAND:
+        kind = frame.refused_type
+        if kind == SlotType.COMMAND and frame.request == PROBE and not self._found:
+            self._enter()
+        elif kind == SlotType.COMMAND:
             request = self._commands.get(frame.request)
-            if request is not None and request.in_flight:
-                self.held = True
-                self._come_back(request, frame.hint)
-        elif frame.refused_type == SlotType.QUERY:
-            if frame.request in self._queries:
-                self.held = True
-                self._unsent_queries.append(frame.request)
-        elif frame.refused_type == SlotType.SUBSCRIBE:
-            subscription = self._subscriptions.get(frame.request)
-            if subscription is not None:
-                self.held = True
-                self._send_subscribe(subscription)
-        elif frame.refused_type == SlotType.OPEN and not self.opened:
-            self.held = True
-            self._out.append(frames.open_session(self.id))
-
-    # Events
-
-    def _take_subscribed(self, frame: frames.Subscribed) -> None:
-        subscription = self._subscriptions.get(frame.request)
-        self._retaining, self._retained_left = subscription, frame.count
-        if subscription is None:
+            if request is None or not request.in_flight:
+                return
+            self.refusal = frame
+            if frame.reason == DISK_FULL:
+                request.full = frame.hint or WHY[DISK_FULL]
+            self._come_back(request, why(frame))
+        elif kind == SlotType.QUERY:
+            query = self._queries.get(frame.request)
+            if query is None:
+                return
+            if frame.reason == DISK_FULL:
+                del self._queries[frame.request]
+                query.settle(None, DiskFull(frame.hint or WHY[DISK_FULL]))
+                return
+            self._unsent_queries.append(frame.request)
+        elif kind == SlotType.SUBSCRIBE:
+            if not self.streams.ask_again(frame.request):
+                return
+        elif kind == SlotType.OPEN and not self._entered:
+            self._enter()
+        else:
             return
-        subscription.live = not frame.partial
-        if subscription.position is None:
-            # From now on means: behind everything of the index that the logic had reached.
-            subscription.position = (frame.index, END_OF_INDEX, END_OF_INDEX)
-        self._retaining_part = frame.partial
-        if frame.partial and not frame.count:
-            self._ask_for_more(subscription)
+        self.refusal = frame
 
-    def _ask_for_more(self, subscription: Subscription) -> None:
-        """A part has come whole: what follows it is asked for when the reader wants it."""
-        subscription.behind = True
-        subscription.wake()
 
-    def _take_event(self, event: frames.EventFrame) -> None:
-        if self._retained_left:
-            self._retained_left -= 1
-            if self._retaining is not None:
-                self._queue(self._retaining, event)
-            if self._retaining is not None and self._retaining_part and not self._retained_left:
-                self._ask_for_more(self._retaining)
-            return
-        for subscription in list(self._subscriptions.values()):
-            if subscription.live and subscription.wants(event):
-                self._queue(subscription, event)
+def why(refusal: frames.Refused) -> str:
+    """A refusal as a sentence; the hint of one that is not the leader is an address."""
+    sentence = WHY.get(refusal.reason, f"the replica refused (reason {refusal.reason})")
+    return refusal.hint if refusal.hint and refusal.reason != NOT_LEADER else sentence
 
-    def _queue(self, subscription: Subscription, event: frames.EventFrame) -> None:
-        if len(subscription.events) >= EVENTS_QUEUED_MAX:
-            # The reader is slower than the stream: stop it, and ask again behind what is queued.
-            if subscription.live or self._retaining is subscription:
-                self.unsubscribe(subscription)
-                subscription.live = False
-                subscription.behind = True
-                self._retaining = None
-            return
-        subscription.position = event.position
-        subscription.events.append(event)
-        subscription.wake()
 
-    def _take_lost(self, frame: frames.Lost) -> None:
-        subscription = self._subscriptions.get(frame.request)
-        if subscription is None:
-            return
-        subscription.error = EventsLost(frame.floor)
-        self.unsubscribe(subscription)
-        subscription.wake()
+def _ignore(reply: frames.Reply | frames.Answer | None, error: Exception | None) -> None:
+    pass
 
 
 def _settle(request: Request, reply: frames.Reply | frames.Answer) -> None:
-    if reply.status == Status.OK:
+    if request.raw or reply.status == Status.OK:
         request.settle(reply, None)
     else:
         request.settle(None, failure(reply.status, reply.body, reply.index, reply.ordinal))

@@ -15,6 +15,7 @@ MAY_SKIP_ON_CI = {
     "test_an_unwritable_directory_is_a_sentence": "needs root to become somebody else",
     "test_a_really_full_file_system_loses_nothing_that_was_acknowledged": "needs a mount namespace",
     "test_a_full_file_system_is_a_clean_error_and_leaves_nothing": "needs a mount namespace",
+    "test_a_full_disk_leaves_nothing_of_backup_or_restore": "needs the right to mount",
     "test_the_kernel_refuses_a_sync": "needs the right to trace",
 }
 """A machine of CI may lack a privilege; it may not lack a package, which .ci/run installs, nor the data beside it."""

@@ -4,6 +4,7 @@ from attrs import define, field, frozen
 
 from leftfold.runtime import slots
 from leftfold.runtime.segments import Disk
+from leftfold.runtime.snapshotfile import SnapshotHeader
 
 
 @frozen
@@ -40,6 +41,13 @@ def heads(run: bytes | bytearray) -> list[tuple[int, int]]:
     """(index, term) of each entry of a run."""
     found = [slots.unpack_entry(slot) for _, _, slot in slots.slots_of(memoryview(run))]
     return [(one.index, one.term) for one in found]
+
+
+def snapshot_of(index: int, term: int = 1, origin: int = 0) -> SnapshotHeader:
+    """What a snapshot of the entry that `entry` gives says of itself."""
+    cluster_id, replica_id = OWNER.cluster_id, OWNER.replica_id
+    time_ns = time_of(index, term)
+    return SnapshotHeader(cluster_id, replica_id, index, term, time_ns, "a build", b"", origin)
 
 
 @define

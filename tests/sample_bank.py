@@ -358,4 +358,5 @@ def fold(machine: Machine, log: list[Entry]) -> list[bytes]:
 if __name__ == "__main__":
     folded = Machine(app, LIMITS, 7)
     fold(folded, random_log(int(sys.argv[1]), 400))
-    print(folded.digest, folded.state_digest().hex(), len(folded.state.quarantined))
+    content = b"".join(folded.snapshot())
+    print(folded.digest, folded.state_digest().hex(), len(folded.state.quarantined), content.hex())

@@ -5,6 +5,7 @@ of the ingress ring is one entry. Both answer DRAIN.
 """
 
 import os
+import ssl
 import struct
 import threading
 import time
@@ -92,6 +93,19 @@ class Fold:
         return bytes(out)
 
 
+class Flood:
+    """Puts events before the next answer, once."""
+
+    def __init__(self, behind: Behind, events: list[bytes]) -> None:
+        self.behind: Behind = getattr(behind, "behind", behind)
+        self.events = events
+
+    def answer(self, slots: list[bytes]) -> bytes:
+        run = b"".join(map(pad, self.events))
+        self.events = []
+        return run + self.behind.answer(slots)
+
+
 class Served:
     """The gateway's thread, and the thread behind it."""
 
@@ -102,6 +116,8 @@ class Served:
         window: int = 1024,
         ingress_bytes: int = 1 << 20,
         egress_bytes: int = 1 << 20,
+        tls: ssl.SSLContext | None = None,
+        tokens: tuple[str, ...] = (),
         **limits: Any,
     ) -> None:
         self.behind = behind
@@ -123,12 +139,13 @@ class Served:
         ingress, egress, send = map(_ring, (ingress_bytes, egress_bytes, 1 << 16))
         self.gateway = Gateway(
             listen("127.0.0.1", 0),
-            Identity(CLUSTER, 1, window),
+            Identity(CLUSTER, 1, window, tokens),
             Producer(ingress, bell, to_logic),
             Consumer(egress, bell, to_logic),
             Consumer(send, bell, to_logic),
             bell,
             limits=GatewayLimits(**limits),
+            tls=tls,
         )
         self.host, self.port = self.gateway.address
         self.ingress = Consumer(ingress, self._bell, to_gateway)
@@ -201,4 +218,4 @@ def until(condition: Callable[[], Any], what: str) -> Any:
     return found
 
 
-__all__ = ["Echo", "Fold", "Served", "request", "slots_of", "until"]
+__all__ = ["Echo", "Flood", "Fold", "Served", "request", "slots_of", "until"]

@@ -12,12 +12,17 @@ from leftfold.actors.layout import Status
 from leftfold.runtime import frames
 from leftfold.runtime.failures import (
     AnswerForgotten,
+    DiskFull,
     EventsLost,
+    NotApplied,
     OutOfOrder,
     Rejected,
     SessionExpired,
+    WrongCluster,
 )
-from leftfold.runtime.session import EVENTS_QUEUED_MAX, Session
+from leftfold.runtime.resumption import PROBE, Resumption
+from leftfold.runtime.session import DISK_FULL, NOT_LEADER, NOT_READY, Session
+from leftfold.runtime.streams import EVENTS_QUEUED_MAX
 
 WELCOME = frames.Welcome(1, bytes(16), 65536, 4, 1)
 
@@ -30,8 +35,12 @@ def opened(last: int = 0, window: int = 4, **given: Any) -> Session:
     return session
 
 
-def reply(request: int, status: int = 0, body: bytes = b"") -> frames.Reply:
-    return frames.Reply(0, session_id(1), request, 9, 0, status, body)
+def reply(request: int, status: int = 0, body: bytes = b"", index: int = 9) -> frames.Reply:
+    return frames.Reply(0, session_id(1), request, index, 0, status, body)
+
+
+def refused(request: int, reason: int = NOT_READY, kind: int = 3, hint: str = "") -> frames.Refused:
+    return frames.Refused(reason, kind, session_id(1), request, hint)
 
 
 def sent(session: Session) -> list[tuple[int, int]]:
@@ -126,7 +135,7 @@ def test_the_lowest_request_out_of_order_is_an_error_and_not_tried_for_ever() ->
     session = opened()
     outcomes = ask(session)
     sent(session)
-    session.receive(reply(1, Status.OUT_OF_ORDER))
+    session.receive(reply(1, Status.OUT_OF_ORDER, index=10))
 
     assert isinstance(outcomes[0], OutOfOrder)
 
@@ -135,11 +144,9 @@ def test_a_refused_request_waits_for_the_back_off() -> None:
     session = opened()
     outcomes = ask(session, 2)
     sent(session)
-    session.receive(frames.Refused(2, 3, session.id, 1, "not ready"))
+    session.receive(refused(1, hint="not ready"))
     session.receive(reply(2, Status.OUT_OF_ORDER))
     assert session.held and session.outgoing() == b""
-    waiting = session.waiting_for(1)
-    assert waiting is not None and waiting.why == "not ready"
 
     session.retry()
 
@@ -175,24 +182,190 @@ def test_an_expired_session_ends_everything_and_is_not_replaced() -> None:
         ask(session)
 
 
-def test_a_resumed_session_that_the_cluster_has_forgotten_is_refused() -> None:
-    session = opened(last=0, answered_before=5)
-    assert isinstance(session.dead, SessionExpired)
-    assert opened(last=5, answered_before=5).dead is None
+def test_a_late_verdict_of_a_replica_that_is_behind_is_no_news() -> None:
+    """It answers what was sent to it long ago; meanwhile the request was taken elsewhere."""
+    session = opened()
+    outcomes = ask(session, 2)
+    sent(session)
+    session.disconnected()
+    session.connected(WELCOME)
+    sent(session)
+    session.receive(reply(1, index=20))
+    session.receive(reply(2, Status.OUT_OF_ORDER, index=12))
+
+    assert session.dead is None and sent(session) == [(2, 1)]
+    session.receive(reply(2, index=21))
+    assert [outcome.request for outcome in outcomes] == [1, 2]
 
 
-def test_a_resumed_session_can_ask_how_an_old_request_ended() -> None:
-    session = opened(last=10)
-    outcomes: list[Any] = []
-    session.ask_again(9, 7, b"k", b"", lambda answer, error: outcomes.append(error or answer))
-    assert sent(session) == [(9, 1)]
-    session.receive(reply(9))
+def resuming(window: int = 4) -> Session:
+    session = Session(session_id(1), resumption=Resumption())
+    session.connected(frames.Welcome(1, bytes(16), 65536, window, 1))
+    return session
+
+
+def found(session: Session, last: int) -> None:
+    """The probe and OPEN are answered."""
+    assert sent(session) == [(PROBE, 1)]
+    session.receive(reply(PROBE, Status.OUT_OF_ORDER))
+    assert session.outgoing() == frames.open_session(session.id)
+    session.receive(reply(0, body=struct.pack("<Q", last)))
+
+
+def test_a_resumed_session_that_the_cluster_has_forgotten_is_not_opened_anew() -> None:
+    session = resuming()
+    assert sent(session) == [(PROBE, 1)]
+    session.receive(reply(PROBE, Status.SESSION_EXPIRED))
+
+    assert isinstance(session.dead, SessionExpired) and session.outgoing() == b""
+
+
+def test_a_resumed_session_recalls_the_kept_replies_and_fences_off_what_is_on_its_way() -> None:
+    session = resuming()
+    found(session, 10)
+    assert sent(session) == [(7, 1), (8, 2), (9, 3), (10, 4)] and not session.opened
+    session.receive(reply(7, Status.ANSWER_FORGOTTEN))
+    for number in (8, 9, 10):
+        session.receive(reply(number, body=b"kept"))
+    assert sent(session) == [(11, 1), (12, 2), (13, 3), (14, 4)] and not session.opened
+    # The earlier process's 11 was still on its way and came in before the fence.
+    session.receive(reply(11, body=b"late"))
+    for number in (12, 13, 14):
+        session.receive(reply(number, Status.UNKNOWN_MESSAGE))
+
+    assert session.opened and session.room == 4
+    earlier = session.resumption
+    assert earlier is not None and earlier.applied == 11
+    assert earlier.outcome(9).body == b"kept" and earlier.outcome(11).body == b"late"
+    for number, error in ((3, AnswerForgotten), (7, AnswerForgotten), (12, NotApplied)):
+        with pytest.raises(error):
+            earlier.outcome(number)
+    for unknown in (0, 15):
+        with pytest.raises(ValueError):
+            earlier.outcome(unknown)
     ask(session)
+    assert sent(session) == [(15, 1)]
 
-    assert sent(session) == [(11, 1)]
-    assert len(outcomes) == 1
-    with pytest.raises(AnswerForgotten):
-        session.ask_again(2, 7, b"k", b"", lambda answer, error: None)
+
+def test_a_resumption_goes_on_where_a_broken_connection_left_it() -> None:
+    session = resuming()
+    found(session, 1)
+    sent(session)
+    session.disconnected()
+    session.connected(WELCOME)
+    assert sent(session) == [(1, 1)]
+    session.receive(reply(1))
+    assert [number for number, _ in sent(session)] == [2, 3, 4, 5]
+    session.receive(reply(2, Status.UNKNOWN_MESSAGE))
+    session.disconnected()
+    session.connected(WELCOME)
+    assert [number for number, _ in sent(session)] == [3, 4, 5]
+    for number in (3, 4, 5):
+        session.receive(reply(number, Status.UNKNOWN_MESSAGE))
+
+    assert session.opened and session.resumption is not None and session.resumption.applied == 1
+
+
+def test_a_refused_probe_is_sent_again() -> None:
+    session = resuming()
+    sent(session)
+    session.receive(refused(PROBE))
+    assert session.held
+    session.retry()
+    assert sent(session) == [(PROBE, 1)]
+
+
+def test_another_cluster_is_not_talked_to() -> None:
+    session = Session(session_id(1))
+    session.connected(frames.Welcome(1, session_id(7), 65536, 4, 1))
+    session.disconnected()
+    with pytest.raises(WrongCluster):
+        session.connected(frames.Welcome(1, session_id(8), 65536, 4, 1))
+    assert not session.connected_now and session.cluster_id == session_id(7)
+
+
+def test_a_full_disk_fails_the_commands_and_their_numbers_are_used_again() -> None:
+    session = opened()
+    outcomes = ask(session, 3)
+    sent(session)
+    for number in (1, 2, 3):
+        assert outcomes == []
+        session.receive(refused(number, DISK_FULL, hint="no room on /disk"))
+
+    assert [type(outcome) for outcome in outcomes] == [DiskFull] * 3
+    assert str(outcomes[0]) == "no room on /disk"
+    assert session.last_request == 0 and session.room == 4
+    session.retry()
+    ask(session)
+    assert sent(session) == [(1, 1)]
+
+
+def test_a_number_below_others_in_use_is_filled_with_a_command_that_no_actor_takes() -> None:
+    session = opened()
+    outcomes = ask(session, 3)
+    sent(session)
+    session.receive(refused(1, DISK_FULL))
+    session.receive(reply(2, Status.OUT_OF_ORDER, index=10))
+    session.receive(reply(3, Status.OUT_OF_ORDER, index=10))
+    assert [type(outcome) for outcome in outcomes] == [DiskFull]
+    session.retry()
+
+    data = session.outgoing()
+    assert data.startswith(frames.command(0, session.id, 1, 1, b"", b""))
+    session.receive(reply(1, Status.UNKNOWN_MESSAGE))
+    session.receive(reply(2))
+    session.receive(reply(3))
+    assert [getattr(outcome, "request", 0) for outcome in outcomes] == [0, 2, 3]
+    assert session.answered == 3
+
+
+def test_a_request_that_may_be_in_a_log_is_not_failed_by_a_full_disk() -> None:
+    session = opened()
+    outcomes = ask(session, 1)
+    sent(session)
+    session.disconnected()
+    session.connected(WELCOME)
+    sent(session)
+    session.receive(refused(1, DISK_FULL))
+    assert outcomes == [] and session.held
+    session.retry()
+
+    assert sent(session) == [(1, 1)]
+
+
+def test_a_request_whose_number_was_told_keeps_it_on_a_full_disk() -> None:
+    session = opened()
+    outcomes: list[Any] = []
+
+    def settle(answer: Any, error: Exception | None) -> None:
+        outcomes.append(error or answer)
+
+    number = session.command(7, b"k", b"", settle)
+    sent(session)
+    session.pin(number, settle)
+    session.receive(refused(1, DISK_FULL))
+
+    assert outcomes == [] and session.last_request == 1
+
+
+def test_a_query_refused_by_a_full_disk_fails() -> None:
+    session = opened()
+    outcomes: list[Any] = []
+    number = session.query(7, b"k", b"", lambda answer, error: outcomes.append(error or answer))
+    session.outgoing()
+    session.receive(refused(number, DISK_FULL, kind=5))
+
+    assert [type(outcome) for outcome in outcomes] == [DiskFull]
+
+
+def test_a_refusal_by_who_is_not_the_leader_tells_why_and_where() -> None:
+    session = opened()
+    ask(session)
+    sent(session)
+    session.receive(refused(1, NOT_LEADER, hint="127.0.0.3:7700"))
+    assert session.refusal is not None and session.refusal.hint == "127.0.0.3:7700"
+    session.disconnected()
+    assert session.refusal is None
 
 
 def test_a_rejection_is_an_answer() -> None:
@@ -215,7 +388,7 @@ def subscribed(session: Session, number: int, count: int = 0, *, partial: bool =
 
 def drain(session: Session, subscription: Any) -> list[int]:
     found: list[int] = []
-    while (one := session.next_event(subscription)) is not None:
+    while (one := session.streams.next_event(subscription)) is not None:
         found.append(one.position[0])
     return found
 
@@ -279,7 +452,7 @@ def test_lost_events_are_told() -> None:
     subscription = session.subscribe(0, b"", (1, 0, 0), lambda: None)
     session.receive(frames.Lost(session.id, subscription.number, (50, 0, 1)))
     with pytest.raises(EventsLost) as lost:
-        session.next_event(subscription)
+        session.streams.next_event(subscription)
     assert lost.value.floor == (50, 0, 1)
 
 
@@ -288,67 +461,159 @@ class Cluster:
 
     def __init__(self, rng: random.Random, window: int) -> None:
         self.rng, self.window = rng, window
-        self.last = self.floor = 0
+        self.last = self.floor = self.index = 0
         self.applied: list[bytes] = []
+        self.kept: dict[int, frames.Reply] = {}
 
-    def take(self, frame: bytes) -> frames.Reply | frames.Refused | None:
-        _, kind, _, id, request, unanswered = struct.unpack_from("<IHH16sQI", frame)
+    def take(self, frame: bytes) -> frames.Reply | frames.Refused:
+        _, kind, tag, _, request, unanswered = struct.unpack_from("<IHH16sQI", frame)
+        self.index += 1
         if kind == 2:
-            return reply(0, body=struct.pack("<Q", self.last))
-        if self.rng.random() < 0.03:
-            return frames.Refused(2, 3, id, request, "not ready")
+            return reply(0, body=struct.pack("<Q", self.last), index=self.index)
+        if self.rng.random() < 0.05:
+            return refused(request, DISK_FULL if self.rng.random() < 0.5 else NOT_READY)
         if request > self.last + 1:
-            return reply(request, Status.OUT_OF_ORDER)
+            return reply(request, Status.OUT_OF_ORDER, index=self.index)
         self.floor = max(self.floor, request - unanswered)
-        assert request > self.floor, "asked for what it said it has"
+        if request <= self.floor:
+            return reply(request, Status.ANSWER_FORGOTTEN, index=self.index)
         if request <= self.last:
-            return reply(request)
+            return self.kept[request]
         if self.last - self.floor >= self.window or self.rng.random() < 0.03:
-            return reply(request, Status.WINDOW_EXCEEDED)
+            return reply(request, Status.WINDOW_EXCEEDED, index=self.index)
         self.last = request
-        self.applied.append(frame[41:])
-        return reply(request)
+        if tag:
+            self.applied.append(frame[41:])
+        status = Status.OK if tag else Status.UNKNOWN_MESSAGE
+        self.kept[request] = reply(request, status, frame[41:], index=self.index)
+        return self.kept[request]
 
 
-def test_every_command_is_applied_once_in_order_through_cuts_refusals_and_lost_replies() -> None:
+class Wires:
+    """The connections of one session: the one in use, and the frames of earlier ones that are still on their way."""
+
+    def __init__(self, cluster: Cluster, rng: random.Random) -> None:
+        self.cluster, self.rng = cluster, rng
+        self.link: deque[bytes] = deque()
+        self.late: deque[bytes] = deque()
+
+    def step(self, session: Session) -> None:
+        """Something arrives, something gets lost, the connection breaks."""
+        rng = self.rng
+        if not session.connected_now:
+            session.connected(frames.Welcome(1, bytes(16), 65536, self.cluster.window, 1))
+        data = session.outgoing()
+        while data:
+            length = struct.unpack_from("<I", data)[0]
+            self.link.append(data[:length])
+            data = data[length:]
+        for _ in range(rng.randrange(4)):
+            if self.link:
+                session.receive(self.cluster.take(self.link.popleft()))
+        while self.late and rng.random() < 0.5:
+            # It was on its way on an earlier connection; its answer may come on this one, or nowhere.
+            answer = self.cluster.take(self.late.popleft())
+            if rng.random() < 0.5:
+                session.receive(answer)
+        if session.held and rng.random() < 0.3:
+            session.retry()
+        if rng.random() < 0.05:
+            self.cut(session)
+
+    def cut(self, session: Session) -> None:
+        """What is on its way may arrive all the same, sooner or later; its replies do not come on this connection."""
+        while self.link:
+            frame = self.link.popleft()
+            if self.rng.random() < 0.8:
+                self.late.append(frame)
+            else:
+                self.link.clear()
+        session.disconnected()
+
+
+def test_every_command_is_applied_once_in_order_or_fails_through_cuts_refusals_and_late_frames() -> (
+    None
+):
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     rng = random.Random(seed)
-    for _ in range(30):
+    full = 0
+    for _ in range(60):
         cluster, session = Cluster(rng, 8), Session(session_id(1))
-        link: deque[bytes] = deque()
-        settled: list[int] = []
+        wires = Wires(cluster, rng)
+        outcomes: dict[int, Any] = {}
         asked = 0
-        while len(settled) < 200:
-            if not session.connected_now:
-                session.connected(frames.Welcome(1, bytes(16), 65536, 8, 1))
+        while len(outcomes) < 200:
             if asked < 200 and session.room > 0 and rng.random() < 0.7:
-                number = asked
+                body = struct.pack("<I", asked)
                 session.command(
-                    7,
-                    b"k",
-                    struct.pack("<I", number),
-                    lambda _, e, n=number, s=settled: s.append(n),
+                    7, b"k", body, lambda a, e, n=asked, o=outcomes: o.setdefault(n, e or a)
                 )
                 asked += 1
-            data = session.outgoing()
-            while data:
-                length = struct.unpack_from("<I", data)[0]
-                link.append(data[:length])
-                data = data[length:]
-            for _ in range(rng.randrange(4)):
-                if link:
-                    answer = cluster.take(link.popleft())
-                    if answer is not None and session.connected_now:
-                        session.receive(answer)
-            if session.held and rng.random() < 0.3:
-                session.retry()
-            if rng.random() < 0.05:
-                # Some of what was sent arrives all the same, its replies do not.
-                while link and rng.random() < 0.7:
-                    cluster.take(link.popleft())
-                link.clear()
-                session.disconnected()
+            wires.step(session)
+            assert session.dead is None
 
-        assert sorted(settled) == list(range(200))
-        assert cluster.applied == [struct.pack("<I", number) for number in range(200)]
+        done = [n for n in range(200) if isinstance(outcomes[n], frames.Reply)]
+        failed = {n for n in range(200) if isinstance(outcomes[n], DiskFull)}
+        assert len(done) + len(failed) == 200
+        assert cluster.applied == [struct.pack("<I", number) for number in done]
+        assert all(outcomes[n].body == struct.pack("<I", n) for n in done)
+        full += len(failed)
+    assert full, "no command ever failed on a full disk"
+
+
+def test_what_a_killed_process_had_on_its_way_is_applied_once_or_never_and_the_next_one_knows() -> (
+    None
+):
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    unlucky = 0
+    for _ in range(150):
+        cluster = Cluster(rng, 8)
+        wires = Wires(cluster, rng)
+        session = Session(session_id(1))
+        bodies: dict[int, bytes] = {}
+        failed: list[bytes] = []
+        for asked in range(rng.randrange(1, 60)):
+            while session.room <= 0:
+                wires.step(session)
+            body = struct.pack("<I", asked)
+            number = session.command(
+                7, b"k", body, lambda a, e, b=body, f=failed: f.append(b) if e else None
+            )
+            bodies[number] = body
+            wires.step(session)
+        wires.cut(session)
+
+        session = Session(session_id(1), resumption=Resumption())
+        while not session.opened:
+            wires.step(session)
+        earlier, before = session.resumption, list(cluster.applied)
+        assert earlier is not None
+        outcomes: list[Any] = []
+        for number in range(20):
+            while session.room <= 0:
+                wires.step(session)
+            body = struct.pack("<I", 1000 + number)
+            session.command(7, b"k", body, lambda a, e, o=outcomes: o.append(e or a))
+        while len(outcomes) < 20:
+            wires.step(session)
+
+        late = [body for body in cluster.applied[len(before) :] if body < struct.pack("<I", 1000)]
+        assert not [body for body in cluster.applied if cluster.applied.count(body) > 1]
+        assert not set(late) & set(bodies.values()), "applied behind the fence"
+        assert not set(failed) & set(cluster.applied)
+        for number, body in bodies.items():
+            if body in failed:
+                continue  # its number was taken from it
+            try:
+                assert earlier.outcome(number).body == body and body in cluster.applied
+            except AnswerForgotten:
+                assert body in cluster.applied
+            except NotApplied:
+                assert body not in cluster.applied
+                unlucky += 1
+        fine = [outcome.body for outcome in outcomes if isinstance(outcome, frames.Reply)]
+        assert sorted(fine) == cluster.applied[len(before) :]
+    assert unlucky, "every command of every killed process was applied"

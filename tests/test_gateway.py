@@ -20,7 +20,7 @@ from gates import (
     subscribe,
     subscribed,
 )
-from served import Echo, Served, until
+from served import Echo, Flood, Served, until
 
 from leftfold.runtime._wire import lib
 from leftfold.runtime.errors import OperatorError
@@ -221,19 +221,6 @@ def test_a_slow_reader_is_closed_with_the_reason_and_others_go_on() -> None:
     assert came == number * (48 + 30 * 1041)
     assert error_of(data) == lib.WIRE_SLOW_READER
     assert b"slow reader" in data
-
-
-class Flood:
-    """Puts events before the next answer, once."""
-
-    def __init__(self, behind: object, events: list[bytes]) -> None:
-        self.behind = getattr(behind, "behind", behind)
-        self.events = events
-
-    def answer(self, slots: list[bytes]) -> bytes:
-        run = b"".join(map(pad, self.events))
-        self.events = []
-        return run + self.behind.answer(slots)
 
 
 def test_refusals_of_consensus_reach_their_client(served: Served) -> None:

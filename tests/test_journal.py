@@ -8,7 +8,8 @@ import sys
 
 import pytest
 from attrs import evolve
-from journal_samples import OWNER, FailingDisk, entries, entry, heads, time_of
+from journal_rings import Rings
+from journal_samples import OWNER, FailingDisk, entries, entry, heads, snapshot_of, time_of
 
 from leftfold.runtime import slots
 from leftfold.runtime.errors import (
@@ -21,9 +22,8 @@ from leftfold.runtime.errors import (
     JournalFailed,
     OperatorError,
 )
-from leftfold.runtime.journal import Journal, JournalProcess
+from leftfold.runtime.journal import Journal
 from leftfold.runtime.records import BLOCK_BYTES, RECORD_HEADER_BYTES
-from leftfold.shm import Consumer, Producer, format_ring, ring_bytes
 
 SMALL = 16 * 1024
 
@@ -405,11 +405,15 @@ def test_old_segments_can_go_and_the_rest_still_says_everything(journal):
     journal.abandon()
     with pytest.raises(CorruptJournal, match="missing"):
         Journal.open(journal.directory, OWNER, segment_bytes=SMALL)
-    journal = Journal.open(journal.directory, OWNER, segment_bytes=SMALL, covered=index - 6)
+    journal = Journal.open(
+        journal.directory, OWNER, segment_bytes=SMALL, covered=snapshot_of(index - 6, 3)
+    )
 
     assert removed >= 3
     assert 1 < before.first <= index - 5
-    assert before == journal.recovered
+    assert evolve(before, commit=index - 6) == journal.recovered, (
+        "what is in a snapshot is committed"
+    )
     assert (before.term, before.voted_for, before.last_term) == (3, 2, 3)
     assert before.boundaries == ((before.first, 3),)
     assert heads(everything(journal)) == [(at, 3) for at in range(before.first, index)]
@@ -525,55 +529,31 @@ def test_a_really_full_file_system_loses_nothing_that_was_acknowledged(tmp_path)
 # The process
 
 
-class Rings:
-    """A JournalProcess between real rings in plain memory, and consensus's ends of them."""
+@pytest.fixture
+def between():
+    """Makes processes between rings, and ends their threads."""
+    made = []
 
-    def __init__(self, journal, persist=1 << 16, persisted=1 << 12, read=1 << 13):
-        self.persist, persist_out = self.ring(persist)
-        persisted_in, self.persisted = self.ring(persisted)
-        read_in, self.read = self.ring(read)
-        self.process = JournalProcess(journal, persist_out, persisted_in, read_in)
+    def make(journal, **capacities):
+        made.append(Rings(journal, **capacities))
+        return made[-1]
 
-    @staticmethod
-    def ring(capacity):
-        memory = bytearray(ring_bytes(capacity))
-        format_ring(memory, capacity)
-        return Producer(memory), Consumer(memory)
-
-    def work(self):
-        """Until there is nothing to do, or a ring is full."""
-        while self.process.work():
-            pass
-
-    @staticmethod
-    def take(consumer):
-        """All slots that are there: (type, tag, bytes)."""
-        found = []
-        while run := consumer.peek_bytes():
-            found += [
-                (kind, tag, bytes(slot)) for kind, tag, slot in slots.slots_of(memoryview(run))
-            ]
-            consumer.release(len(run))
-        return found
-
-    def recovered(self):
-        self.work()
-        ((kind, _, slot),) = self.take(self.read)
-        assert kind == slots.RECOVERED
-        return slots.unpack_recovered(memoryview(slot))
+    yield make
+    for one in made:
+        one.end()
 
 
 @pytest.fixture
-def rings(journal):
-    yield Rings(journal)
+def rings(journal, between):
+    yield between(journal)
     journal.abandon()
 
 
-def test_what_was_recovered_comes_first(journal):
+def test_what_was_recovered_comes_first(journal, between):
     skip = entry(3, 2, slots.pack_skip_body(1, 1), kind=3)
     write(journal, slots.pack_hard_state(2, 3, 0) + entries(1, 1, 1) + entries(2, 2, 2) + skip)
 
-    rings = Rings(journal)
+    rings = between(journal)
 
     assert rings.recovered() == journal.recovered
     assert journal.recovered.skips == ((1, 1),)
@@ -581,9 +561,9 @@ def test_what_was_recovered_comes_first(journal):
     journal.close()
 
 
-def test_a_batch_is_told_persisted_after_its_sync_and_never_before(journal):
+def test_a_batch_is_told_persisted_after_its_sync_and_never_before(journal, between):
     """I4: what stands in `persisted` at the moment of the sync does not cover the batch."""
-    rings = Rings(journal)
+    rings = between(journal)
     rings.recovered()
     seen = []
     sync = journal.current.disk.sync
@@ -655,8 +635,8 @@ def test_a_full_read_ring_never_delays_a_batch(rings):
     assert answer == list(range(1, 201))
 
 
-def test_a_full_persisted_ring_is_told_the_newest_when_it_has_room(journal):
-    rings = Rings(journal, persisted=256)
+def test_a_full_persisted_ring_is_told_the_newest_when_it_has_room(journal, between):
+    rings = between(journal, persisted=256)
     rings.recovered()
     for index in range(1, 31):
         rings.persist.write(entry(index))
@@ -729,7 +709,8 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from journal_samples import OWNER, entries
-from test_journal import Rings, slots
+from journal_rings import Rings
+from leftfold.runtime import slots
 from leftfold.runtime.errors import EXIT_JOURNAL_FAILED, JournalFailed
 from leftfold.runtime.journal import Journal
 rings = Rings(Journal.open(Path(sys.argv[1]), OWNER, segment_bytes=1 << 20))

@@ -12,7 +12,7 @@ from written_log import WrittenLog
 from leftfold.actors.layout import EntryKind
 from leftfold.actors.ledger import Deposit, app
 from leftfold.runtime.errors import OperatorError
-from leftfold.tools import nearest
+from leftfold.runtime.snapshots import snapshot_name
 from leftfold.tools.condition import Condition
 from leftfold.tools.fold import begin, check_index, fold
 from leftfold.tools.history import open_history
@@ -158,10 +158,10 @@ def test_a_snapshot_of_another_replica_or_under_another_name_is_not_used(
     other.close()
     own = log.snapshot(20)
     cut(log, 21)
-    own.rename(own.with_name(nearest.snapshot_name(22)))
+    own.rename(own.with_name(snapshot_name(22)))
     with pytest.raises(OperatorError, match="it is the snapshot of index 20"):
         begin(open_history(log.directory), app, 25)
-    foreign.rename(own.with_name(nearest.snapshot_name(22)))
+    foreign.rename(own.with_name(snapshot_name(22)))
     with pytest.raises(OperatorError, match="belongs to replica 1 of cluster"):
         begin(open_history(log.directory), app, 25)
 

@@ -136,7 +136,7 @@ def broken(slot: bytes, at: int, value: int) -> bytes:
 
 BEAT = encode(Heartbeat(1, 2, 3, 4, 5))
 APPEND = encode(AppendEntries(1, 2, 3, 4, 3, (Entry(5, 3, 6, 0, b"body"),), 4))
-CHUNK = encode(InstallSnapshot(1, 2, 3, 4, 3, 0, b"", True))
+CHUNK = encode(InstallSnapshot(1, 2, 3, 4, 3, 0, 0, 0, b"", True))
 
 
 @pytest.mark.parametrize(
@@ -147,14 +147,14 @@ CHUNK = encode(InstallSnapshot(1, 2, 3, 4, 3, 0, b"", True))
         (BEAT + bytes(8), "Heartbeat of 48 bytes, 56 of them there"),
         (broken(BEAT, 6, 99), "tag 99"),
         (broken(BEAT, 4, 3), "type 3"),
-        (broken(BEAT, 39, 0x40), "whose commit is 4611686018427387908"),
-        (broken(CHUNK, 56, 2), "whose done is 2"),
-        (APPEND[:80], "AppendEntries of 104 bytes, 80 of them there"),
-        (broken(APPEND, 64, 6), "entry 6 of term 3 where entry 5 was due"),
-        (broken(APPEND, 60, 33), "type 33"),
-        (broken(APPEND, 56, 43), "entry 5 with bytes set that must be zero"),
-        (broken(APPEND, 62, 1), "bytes set that must be zero"),
-        (broken(APPEND, 101, 1), "bytes set that must be zero"),
+        (broken(BEAT, 39, 0x40), "Heartbeat with commit 4611686018427387908"),
+        (broken(CHUNK, 72, 2), "InstallSnapshot with done 2"),
+        (APPEND[:88], "AppendEntries of 112 bytes, 88 of them there"),
+        (broken(APPEND, 72, 6), "entry 6 of term 3 where entry 5 was due"),
+        (broken(APPEND, 68, 33), "type 33"),
+        (broken(APPEND, 64, 43), "entry 5 with bytes set that must be zero"),
+        (broken(APPEND, 70, 1), "bytes set that must be zero"),
+        (broken(APPEND, 109, 1), "bytes set that must be zero"),
     ],
 )
 def test_what_is_wrong_is_said(slot: bytes, why: str) -> None:

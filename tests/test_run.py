@@ -178,17 +178,27 @@ def test_a_replay_without_a_terminal_is_told_in_plain_lines(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     display = Display(tmp_path)
-    display.observe("replaying", {"applied": 100, "last": 1000})
+    display.observe(
+        "restoring",
+        {"index": 9, "bytes": 3 << 20, "of": 9 << 20, "rate": 2.0 * 2**20, "left_s": 3.0},
+    )
+    display.observe("restoring", {"index": 9, "bytes": 9 << 20, "of": 9 << 20, "rate": 0.0})
+    display.observe("replaying", {"applied": 100, "last": 1000, "rate": 300.0, "left_s": 3.0})
     display.observe(
         "overrun", {"index": 7, "ordinal": 1, "message": 3, "budget_ms": 10, "stack": "X"}
     )
     display.observe("parked", {"error": "Parked: [the] command."})
+    display.observe("snapshot", {"index": 7, "bytes": 2 << 20, "seconds": 1.5})
 
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0].startswith("Replaying: 100 of 1000 entries")
-    assert lines[1].startswith("The handler at 7.1 (message 3) runs for more than 10 ms")
-    assert lines[2] == "X"
-    assert lines[3] == "Parked: [the] command."
+    assert lines == [
+        "Restoring the snapshot: 3 of 9 MiB, 2 MiB/s, 3 s left.",
+        "Replaying: 100 of 1000 entries, 300 entries/s, 3 s left.",
+        "The handler at 7.1 (message 3) runs for more than 10 ms; it is here:",
+        "X",
+        "Parked: [the] command.",
+        "Snapshot of entry 7: 2.0 MiB in 1.5 s.",
+    ]
 
 
 def test_status_of_a_directory_without_a_replica_is_one_sentence(

@@ -11,9 +11,9 @@ from leftfold.runtime import slots
 from leftfold.runtime.identity import Identity, open_identity
 from leftfold.runtime.journal import Journal
 from leftfold.runtime.snapshotfile import CONTENT_BYTES_MAX, Encoder, SnapshotHeader
+from leftfold.runtime.snapshots import snapshot_name
 from leftfold.tools.fold import fold
 from leftfold.tools.history import open_history
-from leftfold.tools.nearest import snapshot_name
 
 SESSION = bytes(range(16))
 START_NS = 1_700_000_000_000_000_000

@@ -25,7 +25,11 @@ COMMANDS = (
     ("status", "Show what a replica does, or did last."),
     ("log", "Print a replica's log as JSON lines; `log stat`: what fills it."),
     ("replay", "Fold a replica's log to a point; open the debugger in the handler there."),
+    ("state", "Print one actor's state as JSON, of a running replica or at any place of a log."),
     ("diff", "Show where two folds part: two places, two directories, two versions of the app."),
+    ("snapshot", "Have a running replica write its state now, and wait until that counts."),
+    ("backup", "Copy a replica, also while it runs, to a directory or a tar."),
+    ("restore", "Make a new replica out of a backup, as it was at any index in it."),
     ("doctor", "Check whether this machine can run a replica well."),
 )
 

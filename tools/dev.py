@@ -3,7 +3,7 @@
 A copy of the sources is kept from the start of the replica. On each save the log is folded twice,
 by the kept sources and by the new ones, each in a process of its own, and the answers to the last
 commands are compared. Then the replica is started again; its state is what the *new* code makes of
-the log. A save that does not import leaves the replica running as it is.
+the log, which is why no snapshot is taken between the two. A save that does not import leaves the replica running as it is.
 
 The sources are the Python files under the current directory; what is installed elsewhere is not
 watched.
@@ -228,6 +228,7 @@ class Session:
             [
                 *(sys.executable, "-P", "-m", "leftfold.tools.cli", "run", self.app),
                 *("--dir", str(self.directory), *self.address),
+                *("--accept-build", "--no-snapshot-at-stop"),
                 f"--end-with={os.getpid()}",
             ],
             cwd=self.root,

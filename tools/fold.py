@@ -7,12 +7,13 @@ zone, the locale.
 
 import os
 import sys
-from collections.abc import Iterator, MutableSequence
+from collections.abc import Iterator
 
 from ..actors import App
 from ..actors.layout import EntryKind
 from ..actors.limits import Limits
 from ..actors.machine import Machine, Outputs
+from ..actors.unit import Watch
 from ..runtime.errors import OperatorError
 from ..runtime.identity import Identity
 from ..runtime.slots import EntryHeader, padded, slots_of
@@ -64,7 +65,11 @@ def _nothing_before(history: History) -> str:
 
 
 def begin(
-    history: History, app: App, index: int, position: MutableSequence[int] | None = None
+    history: History,
+    app: App,
+    index: int,
+    position: memoryview | None = None,
+    watch: Watch | None = None,
 ) -> Machine:
     """A machine at `index` or before it, as near as can be had.
 
@@ -72,27 +77,34 @@ def begin(
     where there is neither.
     """
     try:
-        machine = restore_nearest(history.snapshots, history.identity, app, index, position)
+        machine = restore_nearest(history.snapshots, history.identity, app, index, position, watch)
     except OperatorError as error:
         if history.first != 1:
             raise
         print(f"leftfold: {error} Folding from the log's beginning.", file=sys.stderr)
         machine = None
     if machine is None:
-        return new_machine(history, app, position)
+        return new_machine(history, app, position, watch)
     for place in history.skips:
         machine.skip(*place)
     return machine
 
 
 def new_machine(
-    history: History, app: App, position: MutableSequence[int] | None = None
+    history: History,
+    app: App,
+    position: memoryview | None = None,
+    watch: Watch | None = None,
 ) -> Machine:
     """A machine at the log's beginning. Raises OperatorError where the log does not begin at 1."""
     if history.first != 1:
         raise OperatorError(_nothing_before(history))
     machine = Machine(
-        app, Limits(**history.identity.limits), history.identity.hash_seed, position=position
+        app,
+        Limits(**history.identity.limits),
+        history.identity.hash_seed,
+        position=position,
+        watch=watch,
     )
     for place in history.skips:
         machine.skip(*place)

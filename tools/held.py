@@ -28,10 +28,15 @@ class Held:
         """A path that leads to the open file whatever happened to its name."""
         return Path(f"/proc/self/fd/{self.descriptor}")
 
+    @property
+    def size(self) -> int:
+        """How long the file is now."""
+        return os.fstat(self.descriptor).st_size
+
     def read(self, size: int | None = None, offset: int = 0) -> bytes:
         """Up to `size` bytes from `offset`; all of them by default. Raises OperatorError."""
         try:
-            wanted = (os.fstat(self.descriptor).st_size if size is None else size + offset) - offset
+            wanted = (self.size if size is None else size + offset) - offset
             pieces: list[bytes] = []
             while wanted > 0:
                 piece = os.pread(self.descriptor, wanted, offset)

@@ -71,15 +71,22 @@ class History:
 
     def slots(self, first: int, last: int) -> Iterator[memoryview]:
         """The ENTRY slots from `first` to `last`, as far as there are such."""
+        index = max(first, self.first)
+        for run in self.runs(first, last):
+            for _, _, slot in slots.slots_of(memoryview(run)):
+                assert slots.unpack_entry(slot).index == index
+                yield slot
+                index += 1
+
+    def runs(self, first: int, last: int) -> Iterator[bytearray]:
+        """The same slots as runs of a megabyte or so, as they lie in the journal."""
         index, last = max(first, self.first), min(last, self.last)
         reader = Reader(self.contents, self.extents.__getitem__)
         try:
             while index <= last:
-                run = memoryview(reader.read(index, last, READ_BYTES))
-                for _, _, slot in slots.slots_of(run):
-                    assert slots.unpack_entry(slot).index == index
-                    yield slot
-                    index += 1
+                run = reader.read(index, last, READ_BYTES)
+                yield run
+                index += sum(1 for _ in slots.slots_of(memoryview(run)))
         except JournalFailed as failure:
             raise OperatorError(failure.sentence) from None
         except CorruptJournal as damage:
@@ -121,13 +128,16 @@ def open_history(directory: Path) -> History:
 def read_history(directory: Path, identity: Identity, segments: dict[int, Held]) -> History:
     """Fold what the held segments hold."""
     history = History(directory, identity)
-    history.segments = segments
+    headers = history.headers
     for segment_id, held in segments.items():
         block = held.read(BLOCK_BYTES)
-        history.headers[segment_id] = read_header(
+        header = headers[segment_id] = read_header(
             held.path, block, segment_id, identity.cluster_id, identity.replica_id
         )
-    headers = history.headers
+        if header.anew:  # The log was given up, behind a snapshot that was received.
+            for before in [one for one in headers if one < segment_id]:
+                del headers[before]
+    history.segments = {segment_id: segments[segment_id] for segment_id in headers}
     if headers:
         oldest = headers[min(headers)]
         history.contents.begin(oldest.first, oldest.last_term, oldest.last_time_ns)

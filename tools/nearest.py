@@ -5,39 +5,30 @@ replica cannot take away both a snapshot and the log behind an older one. A snap
 check is named on stderr, and the one before it is taken.
 """
 
-import re
 import sys
-from collections.abc import Iterator, MutableSequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from ..actors import App
 from ..actors.errors import SnapshotRefused
 from ..actors.limits import Limits
 from ..actors.machine import Machine
+from ..actors.unit import Watch
 from ..runtime.errors import CorruptSnapshot, OperatorError
 from ..runtime.identity import Identity
 from ..runtime.snapshotfile import contents, read_header
+from ..runtime.snapshots import list_snapshots
 from .held import LISTINGS_MAX, Held
 
 DIRECTORY = "snapshots"
-NAME = re.compile(r"snapshot-(\d{20})\.lfs")
-
-
-def snapshot_name(index: int) -> str:
-    """The file name of the snapshot of an index."""
-    return f"snapshot-{index:020d}.lfs"
 
 
 def hold_snapshots(directory: Path) -> dict[int, Held]:
     """Open every snapshot of a replica's directory, by index, oldest first."""
     for _ in range(LISTINGS_MAX):
         try:
-            names = sorted(path.name for path in (directory / DIRECTORY).iterdir())
-            found = {name: matched for name in names if (matched := NAME.fullmatch(name))}
-            return {
-                int(matched[1]): Held.open(directory / DIRECTORY / name)
-                for name, matched in found.items()
-            }
+            listed = list_snapshots(directory / DIRECTORY)
+            return {index: Held.open(path) for index, path in listed}
         except FileNotFoundError:
             if not (directory / DIRECTORY).exists():
                 return {}
@@ -65,7 +56,8 @@ def restore_nearest(
     identity: Identity,
     app: App,
     index: int,
-    position: MutableSequence[int] | None = None,
+    position: memoryview | None = None,
+    watch: Watch | None = None,
 ) -> Machine | None:
     """The machine of the newest of these snapshots at or before `index`; None if there is none.
 
@@ -76,7 +68,7 @@ def restore_nearest(
         if why is not None:
             print(f"leftfold: {why} Using the snapshot of index {at}.", file=sys.stderr)
         try:
-            return _restore(snapshots[at], identity, app, at, position)
+            return _restore(snapshots[at], identity, app, at, position, watch)
         except OperatorError as error:
             why = error
     if why is not None:
@@ -85,12 +77,19 @@ def restore_nearest(
 
 
 def _restore(
-    held: Held, identity: Identity, app: App, index: int, position: MutableSequence[int] | None
+    held: Held,
+    identity: Identity,
+    app: App,
+    index: int,
+    position: memoryview | None,
+    watch: Watch | None,
 ) -> Machine:
     limits = Limits(**identity.limits)
     chunks = content_of(held, identity, index)
     try:
-        machine = Machine.restore(app, limits, identity.hash_seed, chunks, position=position)
+        machine = Machine.restore(
+            app, limits, identity.hash_seed, chunks, position=position, watch=watch
+        )
     except SnapshotRefused as refused:
         raise OperatorError(f"{held.path} does not fit the app: {refused}.") from None
     if machine.state.index != index:

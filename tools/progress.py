@@ -1,6 +1,7 @@
 """Progress where a person waits: a bar on a terminal, a line now and then elsewhere, on stderr.
 
-What is over within a second shows nothing. Rate and time left come from what was done so far.
+What is over within a second shows nothing. Rate and time left come from what was done so far; where
+the total is not known it is 0, and no time is left to be told.
 """
 
 import contextlib
@@ -37,7 +38,7 @@ class Shown:
     what: str
     total: int
     unit: str
-    began_s: float = field(factory=time.monotonic, init=False)
+    began_s: float = field(factory=lambda: time.monotonic(), init=False)
     next_s: float = field(init=False)
     bar: Progress | None = field(default=None, init=False)
 
@@ -51,10 +52,11 @@ class Shown:
         if now_s < self.next_s:
             return
         rate = done / (now_s - self.began_s)
-        said = f"{scaled(done)} of {scaled(self.total)} {self.unit}, {scaled(rate)} {self.unit}/s"
+        total = f" of {scaled(self.total)}" if self.total else ""
+        said = f"{scaled(done)}{total} {self.unit}, {scaled(rate)} {self.unit}/s"
         if not sys.stderr.isatty():
-            left_s = (self.total - done) / rate if rate else 0.0
-            print(f"{self.what}: {said}, {left_s:.0f} s left", file=sys.stderr, flush=True)
+            left = f", {max(0, self.total - done) / rate:.0f} s left" if rate and self.total else ""
+            print(f"{self.what}: {said}{left}", file=sys.stderr, flush=True)
             self.next_s = now_s + PLAIN_EVERY_S
             return
         if self.bar is None:
@@ -63,7 +65,7 @@ class Shown:
                 TimeRemainingColumn(compact=True),
             )
             self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
-            self.bar.add_task("", total=self.total, said=said)
+            self.bar.add_task("", total=self.total or None, said=said)
             self.bar.start()
         self.bar.update(self.bar.task_ids[0], completed=done, said=said)
         self.next_s = now_s + 0.1

@@ -127,7 +127,7 @@ class Stop:
 
     debugger: pdb.Pdb
     codes: frozenset[CodeType]
-    position: list[int]
+    position: memoryview
     index: int
     ordinal: int | None
     reached: bool = field(default=False, init=False)
@@ -151,7 +151,7 @@ class Stop:
 
 def _debug(history: History, app: App, index: int, ordinal: int | None) -> Machine | None:
     """Fold with the debugger waiting at the place; None when the person quit it."""
-    position = [0, 0, 0]
+    position = memoryview(bytearray(24)).cast("Q")
     machine = begin(history, app, index - 1, position)
     stop = Stop(pdb.Pdb(nosigint=True), _codes_of(app), position, index, ordinal)
     outputs = Outputs()

@@ -12,18 +12,19 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-from attrs import define, field
+from attrs import define, field, frozen
 from cyclopts import Parameter
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from ..runtime.config import ReplicaConfig
+from ..runtime.config import MIB, SNAPSHOT_LOG_BYTES, ReplicaConfig
 from ..runtime.discovery import load_app
 from ..runtime.supervisor import Observer, Supervisor, read_status
 from ..shm import die_with_parent
 from .place import parse_command
 
 PLAIN_PROGRESS_S = 1.0
+GIB = 1024 * MIB
 DEFAULT_DIRECTORY = Path("leftfold-data")
 
 
@@ -37,8 +38,12 @@ def run(
     skip: tuple[str, ...] = (),
     retry: bool = False,
     accept_clock_step: bool = False,
+    accept_build: bool = False,
     handler_budget_ms: int = 1_000,
     drain_s: float = 10.0,
+    snapshot_log_mib: float = SNAPSHOT_LOG_BYTES / MIB,
+    snapshot_at_stop: Annotated[bool, Parameter(negative="--no-snapshot-at-stop")] = True,
+    disk_max_gib: float | None = None,
     json: bool = False,
     end_with: Annotated[int | None, Parameter(show=False)] = None,
 ) -> int:
@@ -63,10 +68,18 @@ def run(
         Start a parked replica again, after its handler was mended.
     accept_clock_step
         Accept a wall clock that is far ahead of the log.
+    accept_build
+        Replay entries that another build of the app wrote and no snapshot covers.
     handler_budget_ms
         Show the stack of a handler that runs for longer.
     drain_s
         How long to finish what was accepted when the replica is stopped.
+    snapshot_log_mib
+        Take a snapshot when the log behind the last one holds this much.
+    snapshot_at_stop
+        Take one when the replica is stopped, so that the next start replays nothing.
+    disk_max_gib
+        How much journal and snapshots may take together; default: what the disk has.
     json
         Print each event as one JSON object on stdout.
     end_with
@@ -84,8 +97,12 @@ def run(
         skip=tuple(parse_command(place) for place in skip),
         retry_parked=retry,
         accept_clock_step=accept_clock_step,
+        accept_build=accept_build,
         handler_budget_ms=handler_budget_ms,
         drain_s=drain_s,
+        snapshot_log_bytes=int(snapshot_log_mib * MIB),
+        snapshot_at_stop=snapshot_at_stop,
+        disk_bytes_max=int((disk_max_gib or 0) * GIB),
     )
     display = Display(directory)
     observer: Observer = _print_event if json else display.observe
@@ -100,6 +117,32 @@ def _print_event(event: str, facts: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
+@frozen
+class Progressing:
+    """Something that a person waits for, and how its facts are said."""
+
+    word: str
+    done: str
+    of: str
+    unit: str
+    size: int = 1
+
+    def sentence(self, done: int, of: int, rate: float, left_s: float | None) -> str:
+        """How far it is, how fast it goes and how long it will take, as far as that is known."""
+        size = self.size
+        total = f" of {of / size:.0f}" if of else ""
+        pace = f", {rate / size:.0f} {self.unit}/s" if rate else ""
+        left = "" if left_s is None else f", {left_s:.0f} s left"
+        return f"{self.word}: {done / size:.0f}{total} {self.unit}{pace}{left}."
+
+
+PROGRESS = {
+    "restoring": Progressing("Restoring the snapshot", "bytes", "of", "MiB", MIB),
+    "replaying": Progressing("Replaying", "applied", "last", "entries"),
+    "snapshotting": Progressing("Writing the last snapshot", "bytes", "of", "MiB", MIB),
+}
+
+
 @define
 class Display:
     """What a person sees of a replica."""
@@ -108,19 +151,20 @@ class Display:
     errors: Console = field(factory=lambda: Console(stderr=True, highlight=False, soft_wrap=True))
     progress: Progress | None = field(default=None, init=False)
     task: TaskID | None = field(default=None, init=False)
-    replay_began_s: float | None = field(default=None, init=False)
-    replay_applied: int = field(default=0, init=False)
+    shown: str = field(default="", init=False)
+    """What the progress bar shows the progress of."""
+    recovery_began_s: float | None = field(default=None, init=False)
     last_plain_s: float = field(default=0.0, init=False)
 
     def observe(self, event: str, facts: dict[str, Any]) -> None:
         """Show one event of the supervisor."""
-        if event == "replaying":
-            self._replaying(facts["applied"], facts["last"])
+        if event in PROGRESS:
+            self._progress(event, facts)
             return
         self.end_progress()
         match event:
             case "starting":
-                self.replay_began_s = None
+                self.recovery_began_s = None
                 if facts["generation"] > 1:
                     self._say(f"Starting, generation {facts['generation']}.")
             case "ready":
@@ -131,6 +175,9 @@ class Display:
                 self._overrun(facts)
             case "draining":
                 self._say("Draining: finishing what was accepted. Ctrl-C again stops at once.")
+            case "snapshot":
+                size, seconds = facts["bytes"] / MIB, facts["seconds"]
+                self._say(f"Snapshot of entry {facts['index']}: {size:.1f} MiB in {seconds:.1f} s.")
             case "stopped":
                 self._say("Stopped.")
             case "warning":
@@ -154,9 +201,9 @@ class Display:
         pids = read_status(self.directory)["pids"]
         listed = ", ".join(f"{name} {pid}" for name, pid in pids.items())
         replayed = ""
-        if self.replay_began_s is not None:
-            seconds = time.monotonic() - self.replay_began_s
-            replayed = f", after {seconds:.1f} s of replay"
+        if self.recovery_began_s is not None:
+            seconds = time.monotonic() - self.recovery_began_s
+            replayed = f", after {seconds:.1f} s of recovery"
         print(
             f"Ready on {host}:{port}, data in {self.directory}, "
             f"at index {facts['index']}{replayed} ({listed}).",
@@ -173,27 +220,30 @@ class Display:
             f"runs for more than {facts['budget_ms']} ms; it is here:\n{facts['stack'].rstrip()}"
         )
 
-    def _replaying(self, applied: int, last: int) -> None:
+    def _progress(self, event: str, facts: dict[str, Any]) -> None:
+        """A bar on a terminal, or a line now and then."""
         now_s = time.monotonic()
-        if self.replay_began_s is None:
-            self.replay_began_s, self.replay_applied = now_s, applied
-        elapsed_s = now_s - self.replay_began_s
-        rate = (applied - self.replay_applied) / elapsed_s if elapsed_s > 0 else 0.0
+        kind = PROGRESS[event]
+        if event != "snapshotting" and self.recovery_began_s is None:
+            self.recovery_began_s = now_s
+        done, of, rate = facts[kind.done], facts.get(kind.of, 0), facts.get("rate", 0.0)
+        left_s = facts.get("left_s")
         if not self.errors.is_terminal:
-            if now_s - self.last_plain_s >= PLAIN_PROGRESS_S:
-                self.last_plain_s = now_s
-                self._say(f"Replaying: {applied} of {last} entries, {rate:.0f} entries/s.")
+            if self.shown != event or now_s - self.last_plain_s >= PLAIN_PROGRESS_S:
+                self.last_plain_s, self.shown = now_s, event
+                self._say(kind.sentence(done, of, rate, left_s))
             return
-        if self.progress is None:
+        if self.progress is None or self.shown != event:
+            self.end_progress()
+            self.shown = event
             self.progress = Progress(
-                TextColumn("Replaying"),
+                TextColumn("{task.fields[sentence]}"),
                 BarColumn(),
-                TextColumn("{task.completed:.0f} of {task.total:.0f}, {task.fields[rate]:.0f}/s"),
-                TimeRemainingColumn(),
                 console=self.errors,
                 transient=True,
             )
-            self.task = self.progress.add_task("replay", total=last, rate=0.0)
+            self.task = self.progress.add_task(kind.word, total=of or None, sentence="")
             self.progress.start()
         assert self.task is not None
-        self.progress.update(self.task, completed=applied, total=last, rate=rate)
+        sentence = kind.sentence(done, of, rate, left_s)
+        self.progress.update(self.task, completed=done, total=of or None, sentence=sentence)

@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ..runtime.config import KIB, TransportLimits
+from ..runtime.config import KIB, MIB, TransportLimits
 from ..runtime.supervisor import read_status
 from ..runtime.topology import RINGS
 from ..shm import Counters, HistogramSnapshot, ShmError, Snapshot
@@ -119,6 +119,7 @@ def make_report(directory: Path, before: Sample, after: Sample) -> dict[str, Any
         "error": record.get("error"),
         "processes": {name: {"pid": pid, "alive": alive[name]} for name, pid in pids.items()},
         "indices": {label: _counter(after, role, name) for role, name, label in INDICES},
+        "log": _log(after),
         "rates_per_s": _rates(before, after),
         "hops": {
             role: {name: _percentiles(found) for name, found in snapshot.histograms.items()}
@@ -150,6 +151,21 @@ def is_leftfold(pid: int) -> bool:
 def _counter(sample: Sample, role: str, name: str) -> int | None:
     snapshot = sample.roles.get(role)
     return None if snapshot is None else snapshot.counters.get(name)
+
+
+def _log(sample: Sample) -> dict[str, int] | None:
+    """What is kept: the newest snapshot, the entries behind it, where the log begins, what all of it takes on disk."""
+    snapshot = _counter(sample, "consensus", "snapshot_index")
+    if snapshot is None:
+        return None
+    committed = _counter(sample, "consensus", "commit_index") or 0
+    return {
+        "snapshot_index": snapshot,
+        "snapshot_age_entries": max(0, committed - snapshot),
+        "first_index": _counter(sample, "consensus", "log_first_index") or 0,
+        "disk_bytes": _counter(sample, "journal", "disk_bytes") or 0,
+        "refused": _counter(sample, "consensus", "refused") or 0,
+    }
 
 
 def _rates(before: Sample, after: Sample) -> dict[str, float]:
@@ -199,12 +215,21 @@ def _headline(report: dict[str, Any]) -> Text:
     indices = [f"{name} {index}" for name, index in report["indices"].items() if index is not None]
     if indices:
         lines.append("indices: " + ", ".join(indices))
+    if report["log"]:
+        lines.append(_kept(report["log"]))
     if report["rates_per_s"]:
         lines.append(
             "rates: "
             + ", ".join(f"{rate:.0f} {name}/s" for name, rate in report["rates_per_s"].items())
         )
     return Text("\n".join(lines))
+
+
+def _kept(log: dict[str, int]) -> str:
+    index, age = log["snapshot_index"], log["snapshot_age_entries"]
+    snapshot = f"snapshot of entry {index}, {age} entries ago" if index else "no snapshot yet"
+    kept = f"{snapshot}; log from entry {log['first_index']}, {log['disk_bytes'] / MIB:.1f} MiB on disk"
+    return f"kept: {kept}" + (f"; {log['refused']} commands refused" if log["refused"] else "")
 
 
 def _hops(report: dict[str, Any]) -> Table:

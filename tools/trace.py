@@ -95,7 +95,7 @@ def actors(history: History, app: App, index: int, ordinal: int | None = None) -
             "time_ns": state.time_ns,
             "state_digest": machine.state_digest().hex(),
             "outputs_digest": f"{machine.digest:08x}",
-            "sessions": len(state.sessions.by_id),
+            "sessions": len(state.sessions),
             "timers": len(state.timers.by_id),
             "events": len(state.events),
         }

@@ -1,8 +1,7 @@
 """The first command after which a condition holds.
 
-The machine is watched from inside an entry: it writes the place of each command before it runs it
-(the words that the watchdog reads), so at that moment every command before is finished and the
-expression sees its state. Commands that reach no handler (openings, requests sent again, refused
+The machine is watched from inside an entry: it tells the place of each command before it runs it,
+so at that moment every command before is finished and the expression sees its state. Commands that reach no handler (openings, requests sent again, refused
 ones) are looked at too; so is every timer, as the command of its ordinal, without message or reply.
 """
 
@@ -23,7 +22,6 @@ from .outputs import ANSWERED
 from .progress import progress
 
 Place = tuple[int, int]
-ORDINAL = 1
 
 
 class Found(Exception):
@@ -38,7 +36,7 @@ def first_place(
     Raises OperatorError where there is none.
     """
     watch = Watch(condition, app, first)
-    machine = begin(history, app, max(history.earliest or 0, first[0] - 1), watch.words)
+    machine = begin(history, app, max(history.earliest or 0, first[0] - 1), watch=watch.before)
     watch.watch(machine)
     outputs = Outputs()
     began = machine.state.index
@@ -77,17 +75,6 @@ def _nowhere(condition: Condition, first: Place, index: int, ordinal: int | None
     )
 
 
-class Words(list[int]):
-    """The machine's three words; tells before each command begins."""
-
-    watch: "Watch"
-
-    def __setitem__(self, at: Any, value: Any) -> None:
-        if at == ORDINAL:
-            self.watch.before(value)
-        super().__setitem__(at, value)
-
-
 @define
 class Watch:
     """Evaluates the condition after each command of the entry that is applied."""
@@ -95,7 +82,6 @@ class Watch:
     condition: Condition
     app: App
     first: Place
-    words: Words = field(factory=lambda: Words([0, 0, 0]), init=False)
     found: Place | None = field(default=None, init=False)
     machine: Machine = field(init=False)
     names: dict[str, Any] = field(factory=dict[str, Any], init=False)
@@ -107,9 +93,6 @@ class Watch:
     """The ordinal that is looked at next."""
     _timer: int | None = field(default=None, init=False)
     _answers: Iterator[bytes] = field(factory=lambda: iter(()), init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self.words.watch = self
 
     def watch(self, machine: Machine) -> None:
         """This is the machine that has the words."""

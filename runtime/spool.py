@@ -1,0 +1,302 @@
+"""The spool: a thread of the journal's process that does what may take long, so that no batch waits.
+
+It takes the packets of a snapshot from the child that encodes it and writes them to a temporary
+file, reads the file back, and makes it count (snapshots.py); and it removes segments that may go.
+The thread and the main loop share nothing but two queues: what is asked, and what came of it. Its
+memory is one packet, its queue is what the socket holds: a child that is faster waits there.
+
+    begin(index)           from now on packets of this index are written; those of any other are
+                           the rest of a child that was killed, and are dropped
+    ended(index, status)   the child is gone: what it sent is in the socket, and if the end of the
+                           file is not among it, there is no snapshot
+    remove(paths)          segments, oldest first, each durably gone before the next
+
+What becomes of a snapshot is told once, as an `Outcome`. A disk that refuses costs the snapshot and
+nothing else: the temporary file goes, and the log lives on.
+
+The disk is the log's too. A large amount of unsynced data would be written out in front of the
+log's next batch, so the file is synced a MiB at a time, by this thread, which then has nothing else
+to do; BENCHMARKS.md has the figures of the alternatives.
+"""
+
+import os
+import queue
+import select
+import socket
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from attrs import define, field, frozen
+
+from . import slots
+from .errors import SnapshotFailed
+from .segments import Disk
+from .snapshotfile import HEADER_BLOCK_BYTES, MAGIC
+from .snapshots import Kept, SnapshotStore, refusing
+
+SYNC_EVERY_BYTES = 1024 * 1024
+
+
+@frozen
+class Outcome:
+    """What became of the snapshot of `index`: `kept` if it counts, else `why` it does not."""
+
+    index: int
+    kept: Kept | None = None
+    why: str = ""
+
+
+@define(eq=False)
+class Receiving:
+    """A snapshot that is coming in: its temporary file, and how far that is written."""
+
+    index: int
+    path: Path
+    disk: Disk
+    file: int = -1
+    written: int = 0
+    synced: int = 0
+
+    def open(self) -> None:
+        """Create the file, or empty it."""
+        with refusing("create", self.path):
+            self.close()
+            flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+            self.file = os.open(self.path, flags, 0o644)
+        self.written = self.synced = 0
+
+    def write(self, data: memoryview) -> None:
+        """Append, and sync when enough has come together."""
+        while data:
+            with refusing("write", self.path):
+                count = self.disk.write(self.file, [data], self.written)
+            self.written += count
+            data = data[count:]
+        if self.written - self.synced >= SYNC_EVERY_BYTES:
+            self.sync()
+
+    def sync(self) -> None:
+        """Make it durable as far as it is written."""
+        with refusing("sync", self.path):
+            self.disk.sync(self.file)
+        self.synced = self.written
+
+    def forget_cached(self) -> None:
+        """What is read from here on comes from the disk and not from memory."""
+        with refusing("reread", self.path):
+            os.posix_fadvise(self.file, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def close(self) -> None:
+        """Close the file; again is nothing."""
+        if self.file >= 0:
+            os.close(self.file)
+            self.file = -1
+
+
+@frozen
+class _Begin:
+    index: int
+
+
+@frozen
+class _Ended:
+    index: int
+    status: int
+
+
+@frozen
+class _Remove:
+    paths: Sequence[Path]
+
+
+_Asked = _Begin | _Ended | _Remove | None
+
+
+@define(eq=False)
+class Spool:
+    """Start with `start()`; everything else is asked from the main loop, and none of it waits."""
+
+    store: SnapshotStore
+    packets: socket.socket
+    """This process's end of the socket to logic's children."""
+    disk: Disk
+    written_bytes: int = field(default=0, init=False)
+    """What the snapshot that is being written, if there is one, takes on disk by now."""
+    _asked: "queue.SimpleQueue[_Asked]" = field(init=False)
+    _outcomes: "queue.SimpleQueue[Outcome]" = field(init=False)
+    _wake: int = field(init=False)
+    _thread: threading.Thread = field(init=False)
+    _failure: BaseException | None = field(default=None, init=False)
+    _receiving: Receiving | None = field(default=None, init=False)
+    _sending: bool = field(default=False, init=False)
+    """There is a child, and what it sends must be taken even when it will not count."""
+    _packet: bytearray = field(init=False)
+    _silent: bool = field(default=False, init=False)
+    """Nobody can send any more."""
+    _stopped: bool = field(default=False, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._asked, self._outcomes = queue.SimpleQueue(), queue.SimpleQueue()
+        self._packet = bytearray(slots.PACKET_BYTES_MAX)
+        self.packets.setblocking(False)
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC)
+        self._thread = threading.Thread(target=self._run, name="spool", daemon=True)
+        self._thread.start()
+
+    # The main loop's side
+
+    def begin(self, index: int) -> None:
+        """A child writes the snapshot of `index`."""
+        self._ask(_Begin(index))
+
+    def ended(self, index: int, status: int) -> None:
+        """The child that wrote the snapshot of `index` was waited for."""
+        self._ask(_Ended(index, status))
+
+    def remove(self, paths: Sequence[Path]) -> None:
+        """Remove files of one directory that nobody needs, in this order."""
+        self._ask(_Remove(paths))
+
+    def outcome(self) -> Outcome | None:
+        """What was done since, if anything. A bug in the thread comes out here."""
+        if self._failure is not None:
+            raise self._failure
+        try:
+            return self._outcomes.get_nowait()
+        except queue.Empty:
+            return None
+
+    def close(self) -> None:
+        """End the thread when it has done what was asked; a snapshot half received is dropped."""
+        self._ask(None)
+        self._thread.join()
+        self.packets.close()
+        os.close(self._wake)
+
+    def _ask(self, asked: _Asked) -> None:
+        self._asked.put(asked)
+        os.eventfd_write(self._wake, 1)
+
+    # The thread's side
+
+    def _run(self) -> None:
+        try:
+            while not self._stopped:
+                waiting = [self._wake]
+                if self._sending and not self._silent:
+                    waiting.append(self.packets.fileno())
+                ready, _, _ = select.select(waiting, [], [])
+                if self._wake in ready:
+                    os.eventfd_read(self._wake)
+                    self._take_asked()
+                else:
+                    self._take_packet()
+            self._drop("the replica stops")
+        except BaseException as failure:  # noqa: BLE001 - the main loop raises it
+            self._failure = failure
+
+    def _take_asked(self) -> None:
+        while True:
+            try:
+                asked = self._asked.get_nowait()
+            except queue.Empty:
+                return
+            match asked:
+                case _Begin(index):
+                    self._drop("another was begun")
+                    self._sending = True
+                    self._receiving = Receiving(index, self.store.temporary(index), self.disk)
+                case _Ended(index, status):
+                    self._end(index, status)
+                case _Remove(paths):
+                    self._remove(paths)
+                case None:
+                    self._stopped = True
+                    return
+
+    def _end(self, index: int, status: int) -> None:
+        """The child is gone, and whatever it sent is in the socket; the next one's may follow."""
+        while self._is_next_of(index) and self._take_packet():
+            pass
+        self._sending = False
+        receiving = self._receiving
+        if receiving is not None and receiving.index == index:
+            ending = "by a signal" if status == slots.ENDED_BY_SIGNAL else f"with status {status}"
+            self._drop(f"the process that writes it ended {ending} before it was whole")
+
+    def _is_next_of(self, index: int) -> bool:
+        """Whether the next packet was sent by the child of `index` that is gone."""
+        try:
+            seen = self.packets.recv(slots.PACKET.size + len(MAGIC), socket.MSG_PEEK)
+        except OSError:
+            return False
+        begun = self._receiving is None or self._receiving.file >= 0
+        return seen.startswith(index.to_bytes(8, "little")) and not (begun and seen.endswith(MAGIC))
+
+    def _take_packet(self) -> bool:
+        """Take one packet; False if there is none."""
+        try:
+            size = self.packets.recv_into(self._packet)
+        except BlockingIOError:
+            return False
+        except OSError:  # The other end broke off.
+            size = 0
+        if not size:
+            self._silent = True
+            return False
+        receiving = self._receiving
+        index, kind, _ = slots.PACKET.unpack_from(self._packet)
+        if receiving is None or receiving.index != index:
+            return True
+        data = memoryview(self._packet)[slots.PACKET.size : size]
+        try:
+            if kind == slots.PACKET_DATA:
+                self._write(receiving, data)
+            elif kind == slots.PACKET_FAILED:
+                self._drop(bytes(data).decode(errors="replace"))
+            elif receiving.file >= 0:
+                self._finish(receiving)
+        except SnapshotFailed as failed:
+            self._drop(str(failed))
+        return True
+
+    def _write(self, receiving: Receiving, data: memoryview) -> None:
+        """The header's packet begins the file, also when a killed child's rest came before it."""
+        if len(data) == HEADER_BLOCK_BYTES and bytes(data[: len(MAGIC)]) == MAGIC:
+            receiving.open()
+        if receiving.file >= 0:
+            receiving.write(data)
+            self.written_bytes = receiving.written
+
+    def _finish(self, receiving: Receiving) -> None:
+        receiving.sync()
+        receiving.forget_cached()
+        kept = self.store.admit(receiving.index)
+        receiving.close()
+        self._tell(Outcome(receiving.index, kept))
+
+    def _drop(self, why: str) -> None:
+        receiving = self._receiving
+        if receiving is not None:
+            receiving.close()
+            self.store.discard(receiving.index)
+            self._tell(Outcome(receiving.index, None, why))
+
+    def _tell(self, outcome: Outcome) -> None:
+        self._receiving = None
+        self.written_bytes = 0
+        self._outcomes.put(outcome)
+
+    def _remove(self, paths: Sequence[Path]) -> None:
+        """One by one: whatever the power does, no gap is left among the names."""
+        for path in paths:
+            try:
+                self.disk.unlink(path)
+                opened = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    self.disk.sync_all(opened)
+                finally:
+                    os.close(opened)
+            except OSError:
+                return  # They stay, and are found at the next start.
