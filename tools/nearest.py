@@ -9,8 +9,7 @@ import sys
 from collections.abc import Iterator, MutableSequence
 from pathlib import Path
 
-from ..actors import App
-from ..actors.errors import SnapshotRefused
+from ..actors import ActorsError, App
 from ..actors.limits import Limits
 from ..actors.machine import Machine
 from ..runtime.errors import CorruptSnapshot, OperatorError
@@ -81,7 +80,7 @@ def _restore(
     chunks = content_of(held, identity, index)
     try:
         machine = Machine.restore(app, limits, identity.hash_seed, chunks, position=position)
-    except SnapshotRefused as refused:
+    except ActorsError as refused:
         raise OperatorError(f"{held.path} does not fit the app: {refused}.") from None
     if machine.state.index != index:
         raise CorruptSnapshot(held.path, 48, f"its content is of index {machine.state.index}")
