@@ -121,13 +121,7 @@ class _PendingRead:
 
 
 def _check_recovered(hard_state: HardState, log: Log, applied: int, damage: Damage | None) -> None:
-    if damage is not None:
-        if not log.last + 1 == damage.first <= damage.last:
-            raise StateLost(
-                f"Damaged from entry {damage.first} to {damage.last}, but the log before that is "
-                f"{log.first}…{log.last}."
-            )
-    elif hard_state.commit > log.last:
+    if damage is None and hard_state.commit > log.last:
         raise StateLost(
             f"Committed up to {hard_state.commit} and a snapshot at {applied}, "
             f"but the log is {log.first}…{log.last}: entries were lost."
@@ -491,16 +485,16 @@ class Raft:
         """The journal has read what a FetchChunk asked for. No bytes: that file is gone."""
         progress = self._peers.get(peer)
         outgoing = None if progress is None else progress.outgoing
-        if progress is None or outgoing is None or not outgoing.fetching:
+        if progress is None or outgoing is None:
             return
-        if (outgoing.snapshot.index, outgoing.next) != (index, offset):
+        if (outgoing.snapshot.index, outgoing.fetching) != (index, offset):
             return
-        outgoing.fetching = False
+        outgoing.fetching = None
         if not chunk:
             progress.needs_snapshot(self._stored)
             if progress.outgoing is not None:
                 progress.outgoing.probe_sent = True  # With the next heartbeat; not at once again.
-        elif not outgoing.probing:
+        elif not outgoing.probing and outgoing.next == offset:
             outgoing.next += len(chunk)
             self._send_chunk(peer, outgoing.snapshot, offset, chunk)
 
@@ -1265,7 +1259,7 @@ class Raft:
             outgoing.probe_sent = True
             self._send_chunk(peer, snapshot, 0, b"")
         elif outgoing.may_fetch(config.chunks_in_flight_bytes_max):
-            outgoing.fetching = True
+            outgoing.fetching = outgoing.next
             size = min(config.chunk_bytes_max, snapshot.size - outgoing.next)
             self._fetch_chunks.append(FetchChunk(peer, snapshot.index, outgoing.next, size))
 
@@ -1310,10 +1304,11 @@ class Raft:
                 self._ask_for_snapshot(message.source)
                 progress.needs_snapshot(self._stored)
             return
-        all_sent = progress.next > self.log.last or progress.bulk
+        waits = progress.next > self.log.last or progress.bulk
         if (
             progress.match < progress.next - 1
-            and all_sent
+            and waits
+            and progress.next >= self.log.first
             and progress.may_send(
                 self.config.appends_in_flight_max, self.config.entries_in_flight_bytes_max
             )

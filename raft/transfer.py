@@ -49,22 +49,22 @@ class Outgoing:
     next: int = 0
     probing: bool = True
     probe_sent: bool = False
-    # A read of the next piece is under way (Ready.fetch_chunks).
-    fetching: bool = False
+    # The offset of the piece that is being read (Ready.fetch_chunks); one at a time.
+    fetching: int | None = None
     quiet_heartbeats: int = 0
 
     def may_fetch(self, in_flight_bytes_max: int) -> bool:
         """Is there something to send, and room for it?"""
         in_flight = self.next - self.acknowledged
-        ready = not (self.probing or self.fetching) and self.next < self.snapshot.size
-        return ready and in_flight < in_flight_bytes_max
+        free = not self.probing and self.fetching is None
+        return free and self.next < self.snapshot.size and in_flight < in_flight_bytes_max
 
     def answered(self, offset: int) -> None:
         """All up to `offset` is durable at the peer."""
         offset = min(offset, self.snapshot.size)
         if self.probing:
             self.acknowledged = self.next = offset
-            self.probing = self.fetching = False
+            self.probing = False
         elif offset > self.acknowledged:
             self.acknowledged = offset
             self.next = max(self.next, offset)
@@ -82,7 +82,7 @@ class Outgoing:
         self.quiet_heartbeats += 1
         if self.probing:
             self.probe_sent = False
-        elif self.quiet_heartbeats >= QUIET_HEARTBEATS_MAX and not self.fetching:
+        elif self.quiet_heartbeats >= QUIET_HEARTBEATS_MAX and self.fetching is None:
             self.quiet_heartbeats = 0
             self.probing, self.probe_sent = True, False
 

@@ -129,8 +129,10 @@ class Spool:
     _thread: threading.Thread = field(init=False)
     _failure: BaseException | None = field(default=None, init=False)
     _receiving: Receiving | None = field(default=None, init=False)
-    _sending: bool = field(default=False, init=False)
-    """There is a child, and what it sends must be taken even when it will not count."""
+    _child: int = field(default=0, init=False)
+    """The index of the child there is: what it sends is taken even when it will not count."""
+    _ahead: bool = field(default=False, init=False)
+    """The next packet is from a later child than was heard of here; it waits in the socket."""
     _packet: bytearray = field(init=False)
     _silent: bool = field(default=False, init=False)
     """Nobody can send any more."""
@@ -184,14 +186,17 @@ class Spool:
         try:
             while not self._stopped:
                 waiting = [self._wake]
-                if self._sending and not self._silent:
+                if self._child and not self._ahead and not self._silent:
                     waiting.append(self.packets.fileno())
                 ready, _, _ = select.select(waiting, [], [])
                 if self._wake in ready:
                     os.eventfd_read(self._wake)
                     self._take_asked()
-                else:
+                    self._ahead = False
+                elif self._sent_by(self._child, already=self._receiving is None):
                     self._take_packet()
+                else:
+                    self._ahead = True
             self._drop("the replica stops")
         except BaseException as failure:  # noqa: BLE001 - the main loop raises it
             self._failure = failure
@@ -205,7 +210,7 @@ class Spool:
             match asked:
                 case _Begin(index):
                     self._drop("another was begun")
-                    self._sending = True
+                    self._child = index
                     self._receiving = Receiving(index, self.store.temporary(index), self.disk)
                 case _Ended(index, status):
                     self._end(index, status)
@@ -217,22 +222,30 @@ class Spool:
 
     def _end(self, index: int, status: int) -> None:
         """The child is gone, and whatever it sent is in the socket; the next one's may follow."""
-        while self._is_next_of(index) and self._take_packet():
-            pass
-        self._sending = False
         receiving = self._receiving
+        while self._sent_by(index, already=receiving is None or receiving.file >= 0):
+            if not self._take_packet():
+                break
+            receiving = self._receiving
+        self._child = 0
         if receiving is not None and receiving.index == index:
             ending = "by a signal" if status == slots.ENDED_BY_SIGNAL else f"with status {status}"
             self._drop(f"the process that writes it ended {ending} before it was whole")
 
-    def _is_next_of(self, index: int) -> bool:
-        """Whether the next packet was sent by the child of `index` that is gone."""
+    def _sent_by(self, index: int, *, already: bool) -> bool:
+        """Whether the next packet, or the end of all, is from the child of `index` or one before.
+
+        Points only go up; and of the same index it is a later child that begins the file when it
+        has begun `already`.
+        """
         try:
             seen = self.packets.recv(slots.PACKET.size + len(MAGIC), socket.MSG_PEEK)
-        except OSError:
-            return False
-        begun = self._receiving is None or self._receiving.file >= 0
-        return seen.startswith(index.to_bytes(8, "little")) and not (begun and seen.endswith(MAGIC))
+        except OSError as error:
+            return not isinstance(error, BlockingIOError)
+        if not seen:
+            return True
+        sender = int.from_bytes(seen[:8], "little")
+        return sender < index or (sender == index and not (already and seen.endswith(MAGIC)))
 
     def _take_packet(self) -> bool:
         """Take one packet; False if there is none."""

@@ -76,4 +76,5 @@ class FailingDisk:
 
             return counted
 
-        return Disk(through("write"), through("sync"), through("sync_all"), through("allocate"))
+        names = ("write", "sync", "sync_all", "allocate", "unlink", "rename_file")
+        return Disk(**{name: through(name) for name in names})

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 
 from attrs import evolve
 from journal_samples import snapshot_of
@@ -13,9 +14,7 @@ from leftfold.runtime.snapshots import snapshot_name
 def pieces_of(index: int, count: int = 3, piece_bytes: int = 700) -> list[bytes]:
     """Content that says whose it is; a part of it does not compress."""
     text = [(b"entry %d piece %d " % (index, at)) * (piece_bytes // 16) for at in range(count)]
-    noise = [
-        bytes((index * 89 + at * 57 + i * i * 31) % 251 for i in range(200)) for at in range(count)
-    ]
+    noise = [Random(index * count + at).randbytes(600) for at in range(count)]
     return [one + other for one, other in zip(text, noise, strict=True)]
 
 

@@ -195,7 +195,7 @@ def test_a_person_reads_the_command_both_answers_and_the_fields(
     assert code == 3
     assert "The outputs part at 4.1: Move(cents=500) to alice" in shown
     assert "A  Balance(cents=600)" in shown and "B  Balance(cents=599)" in shown
-    assert "1 actors differ at 4.1" in shown
+    assert "One actor differs at 4.1:" in shown
 
 
 def test_versions_that_answer_alike_are_the_same(

@@ -8,7 +8,6 @@ import sys
 
 import pytest
 from attrs import evolve
-from journal_rings import Rings
 from journal_samples import OWNER, FailingDisk, entries, entry, heads, snapshot_of, time_of
 
 from leftfold.runtime import slots
@@ -16,7 +15,6 @@ from leftfold.runtime.errors import (
     DISK_FULL,
     EXIT_JOURNAL_FAILED,
     FSYNC_FAILED,
-    OTHER_FAILURE,
     CorruptJournal,
     ForeignJournal,
     JournalFailed,
@@ -118,7 +116,9 @@ def test_the_unmarked_batch_is_written_again_before_it_counts(journal):
 
     assert first.stat().st_size == BLOCK_BYTES + 2 * RECORD_HEADER_BYTES + 32 + len(entries(1, 3))
     assert entries(4, 6) in second.read_bytes()
-    assert watching.calls[:5] == ["sync_all", "allocate", "write", "sync", "sync_all"]
+    assert watching.calls[:6] == [
+        *("sync_all", "allocate", "write", "sync", "rename_file", "sync_all")
+    ]
     journal.close()
 
 
@@ -524,184 +524,6 @@ def test_a_really_full_file_system_loses_nothing_that_was_acknowledged(tmp_path)
     assert tag == DISK_FULL
     assert last >= acknowledged > 0
     assert read_bytes == len(entries(1, 1, body_bytes=4000)) * last
-
-
-# The process
-
-
-@pytest.fixture
-def between():
-    """Makes processes between rings, and ends their threads."""
-    made = []
-
-    def make(journal, **capacities):
-        made.append(Rings(journal, **capacities))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.end()
-
-
-@pytest.fixture
-def rings(journal, between):
-    yield between(journal)
-    journal.abandon()
-
-
-def test_what_was_recovered_comes_first(journal, between):
-    skip = entry(3, 2, slots.pack_skip_body(1, 1), kind=3)
-    write(journal, slots.pack_hard_state(2, 3, 0) + entries(1, 1, 1) + entries(2, 2, 2) + skip)
-
-    rings = between(journal)
-
-    assert rings.recovered() == journal.recovered
-    assert journal.recovered.skips == ((1, 1),)
-    assert rings.take(rings.persisted) == []
-    journal.close()
-
-
-def test_a_batch_is_told_persisted_after_its_sync_and_never_before(journal, between):
-    """I4: what stands in `persisted` at the moment of the sync does not cover the batch."""
-    rings = between(journal)
-    rings.recovered()
-    seen = []
-    sync = journal.current.disk.sync
-
-    def watched(file):
-        seen.extend(rings.take(rings.persisted))
-        sync(file)
-
-    journal.current.disk = evolve(journal.current.disk, sync=watched)
-    run = slots.pack_hard_state(1, 1, 0) + entries(1, 3)
-    rings.persist.write(run)
-    rings.work()
-
-    assert seen == []
-    ((kind, _, slot),) = rings.take(rings.persisted)
-    assert kind == slots.PERSISTED
-    assert slots.unpack_persisted(memoryview(slot)) == (1, 3, len(run))
-    journal.abandon()
-
-
-def test_all_that_persist_holds_is_one_write_and_one_sync(rings, journal):
-    rings.recovered()
-    watching = FailingDisk("none", 0, 0)
-    journal.current.disk = watching.disk()
-    for index in range(1, 9):
-        rings.persist.write(entry(index))
-    rings.process.work()
-
-    assert watching.calls == ["write", "sync"]
-    ((_, _, slot),) = rings.take(rings.persisted)
-    assert slots.unpack_persisted(memoryview(slot)) == (1, 8, 8 * len(entry(1)))
-
-
-def test_a_request_among_entries_is_not_journaled_and_is_answered_with_its_tag(rings, journal):
-    rings.recovered()
-    request = slots.pack_read(1, 4, 1 << 20, tag=slots.REPLAY)
-    rings.persist.write(entries(1, 2) + request + entries(3, 5))
-    rings.work()
-
-    answer = rings.take(rings.read)
-    assert [(kind, tag) for kind, tag, _ in answer] == [(slots.ENTRY, slots.REPLAY)] * 4
-    assert [slots.unpack_entry(memoryview(slot)).index for _, _, slot in answer] == [1, 2, 3, 4]
-    ((_, _, told),) = rings.take(rings.persisted)
-    assert slots.unpack_persisted(memoryview(told))[2] == len(entries(1, 5)) + len(request)
-    assert everything(journal) == entries(1, 5)
-
-
-def test_a_full_read_ring_never_delays_a_batch(rings):
-    """I12: the answer waits for room, piece by piece, and batches go on meanwhile."""
-    rings.recovered()
-    for first in range(1, 200, 20):
-        rings.persist.write(entries(first, first + 19, body_bytes=200))
-    rings.work()
-    rings.take(rings.persisted)
-    rings.persist.write(slots.pack_read(1, 200, 1 << 20))
-    rings.work()
-    full = rings.read.used()
-
-    rings.persist.write(entries(201, 201))
-    rings.work()
-    ((_, _, slot),) = rings.take(rings.persisted)
-    answer = []
-    while piece := rings.take(rings.read):
-        answer += [slots.unpack_entry(memoryview(one)).index for _, _, one in piece]
-        rings.work()
-
-    assert slots.unpack_persisted(memoryview(slot))[1] == 201
-    assert rings.read.capacity // 2 < full <= rings.read.capacity
-    assert answer == list(range(1, 201))
-
-
-def test_a_full_persisted_ring_is_told_the_newest_when_it_has_room(journal, between):
-    rings = between(journal, persisted=256)
-    rings.recovered()
-    for index in range(1, 31):
-        rings.persist.write(entry(index))
-        rings.work()
-    told = []
-    while found := rings.take(rings.persisted):
-        told += [slots.unpack_persisted(memoryview(slot))[1] for _, _, slot in found]
-        rings.work()
-
-    assert told == sorted(told)
-    assert told[-1] == 30
-    assert len(told) < 30
-    journal.close()
-
-
-def test_requests_are_answered_in_order_and_survive_a_truncation(rings):
-    rings.recovered()
-    rings.persist.write(entries(1, 9, 1) + slots.pack_read(2, 9, 100) + slots.pack_read(1, 1, 100))
-    rings.persist.write(slots.pack_truncate(6))
-    rings.work()
-
-    answer = []
-    while piece := rings.take(rings.read):
-        answer += [slots.unpack_entry(memoryview(one)).index for _, _, one in piece]
-        rings.work()
-    assert answer == [2, 3, 4, 5, 1]
-
-
-@pytest.mark.parametrize(
-    ("call", "number", "tag"),
-    [("sync", errno.EIO, FSYNC_FAILED), ("write", errno.ENOSPC, DISK_FULL)],
-)
-def test_a_disk_that_refuses_is_reported_and_ends_the_process(rings, journal, call, number, tag):
-    """What was durable before is told first; what was in flight is not told at all."""
-    rings.recovered()
-    rings.persist.write(entries(1, 3))
-    rings.process.work()
-    rings.take(rings.persisted)
-    journal.current.disk = FailingDisk(call, number, 1).disk()
-    rings.persist.write(entries(4, 6))
-
-    with pytest.raises(JournalFailed):
-        rings.work()
-    ((kind, found, slot),) = rings.take(rings.persisted)
-    assert (kind, found) == (slots.FAILED, tag)
-    assert slot[8:].decode().startswith(("Cannot sync", "The disk is full"))
-    assert slot[8:].decode().endswith("start the replica again.")
-
-
-def test_damage_found_by_a_request_is_reported_too(rings, journal):
-    rings.recovered()
-    rings.persist.write(entries(1, 3))
-    rings.work()
-    rings.take(rings.persisted)
-    content, offset, _ = last_record(journal.current.path)
-    os.pwrite(journal.current.file, b"\xff", BLOCK_BYTES + 200)
-    rings.persist.write(slots.pack_read(1, 3, 1 << 20))
-
-    with pytest.raises(CorruptJournal):
-        rings.work()
-    ((kind, found, slot),) = rings.take(rings.persisted)
-    assert (kind, found) == (slots.FAILED, OTHER_FAILURE)
-    assert b"00000001.log at offset" in slot
-    assert content
-    assert offset
 
 
 INJECTED = """

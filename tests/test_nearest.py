@@ -10,8 +10,9 @@ import pytest
 from written_log import WrittenLog
 
 from leftfold.actors.layout import EntryKind
-from leftfold.actors.ledger import Deposit, app
+from leftfold.actors.ledger import Deposit, Ledger, app
 from leftfold.runtime.errors import OperatorError
+from leftfold.runtime.snapshotfile import read_header
 from leftfold.runtime.snapshots import snapshot_name
 from leftfold.tools.condition import Condition
 from leftfold.tools.fold import begin, check_index, fold
@@ -174,6 +175,22 @@ def test_until_looks_from_the_snapshot_on_where_the_beginning_is_gone(log: Writt
     found = first_place(open_history(log.directory), app, condition, (1, 0), LAST, None)
 
     assert found == (21, 0)
+
+
+def test_a_log_that_was_begun_anew_is_read_from_there(log: WrittenLog) -> None:
+    """As on a replica that was far behind; the segments before may still lie there after a kill."""
+    snapshot = log.snapshot(LAST)
+    kept = {path: path.read_bytes() for path in (log.directory / "journal").glob("*.log")}
+    log.journal.restart_behind(read_header(snapshot))
+    log.commands(log.command("main", Deposit("alice", 1)))
+    for path, content in kept.items():
+        path.write_bytes(content)
+
+    history = open_history(log.directory)
+
+    assert (history.first, history.last, list(history.snapshots)) == (LAST + 1, LAST + 1, [LAST])
+    assert fold(history, app, LAST + 1).instance(Ledger, "main").accounts["alice"] == LAST - 1
+    assert [index for index, _, _ in history.records() if index] == [LAST + 1]
 
 
 def test_what_is_held_can_be_read_after_it_was_removed(log: WrittenLog) -> None:

@@ -7,6 +7,7 @@ from attrs import define, field
 
 from leftfold.actors import App
 from leftfold.actors.layout import COMMAND, SKIP_BODY, EntryKind, SlotType, padded
+from leftfold.actors.message import message_version
 from leftfold.runtime import slots
 from leftfold.runtime.identity import Identity, open_identity
 from leftfold.runtime.journal import Journal
@@ -47,8 +48,9 @@ class WrittenLog:
         message_id, body = self.app.encode(message)
         encoded = self.app.encode_key(type(message), key)
         length = COMMAND.size + len(encoded) + len(body)
+        version = message_version(type(message))
         head = COMMAND.pack(
-            length, SlotType.COMMAND, message_id, SESSION, self.requests, 1, len(encoded), 0
+            length, SlotType.COMMAND, message_id, SESSION, self.requests, 1, len(encoded), version
         )
         return padded(head + encoded + body)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from ..actors import App
+from ..actors import ActorsError, App
 from ..actors.layout import COMMAND, SKIP_BODY, EntryKind, SlotType
 from ..runtime.discovery import load_app
 from ..runtime.errors import OperatorError
@@ -53,12 +53,12 @@ def lines_of(entry: EntryHeader, body: memoryview, app: App | None) -> Iterator[
             "time_ns": entry.time_ns,
             "kind": SESSION_KINDS.get(SlotType(slot_type), "command"),
         }
-        _, _, _, session, request, _, key_bytes, _ = COMMAND.unpack_from(slot)
+        _, _, _, session, request, _, key_bytes, version = COMMAND.unpack_from(slot)
         line["session"] = session.hex()
         if slot_type == SlotType.COMMAND:
             key = bytes(slot[COMMAND.size : COMMAND.size + key_bytes])
             content = bytes(slot[COMMAND.size + key_bytes :])
-            line |= {"request": request} | describe(tag, key, content, app)
+            line |= {"request": request} | describe(tag, key, content, app, version)
         yield line
 
 
@@ -75,8 +75,10 @@ def _whole(entry: EntryHeader, body: memoryview) -> Line:
     return line
 
 
-def describe(message_id: int, key: bytes, body: bytes, app: App | None) -> Line:
-    """What a command says, as far as the app can tell."""
+def describe(
+    message_id: int, key: bytes, body: bytes, app: App | None, version: int | None = None
+) -> Line:
+    """What a command says, as far as the app can tell; of an older version, what it is lifted to."""
     raw: Line = {"message_id": message_id, "key": key.hex(), "body": body.hex()}
     if app is None:
         return raw
@@ -85,8 +87,8 @@ def describe(message_id: int, key: bytes, body: bytes, app: App | None) -> Line:
         return raw | {"undecoded": "no handler of the app takes this message"}
     try:
         decoded_key = app.decode_key(route.actor.id, key)
-        fields = msgspec.to_builtins(app.decode(message_id, body))
-    except (msgspec.DecodeError, ValueError) as error:
+        fields = msgspec.to_builtins(app.decode(message_id, body, version))
+    except (msgspec.DecodeError, ValueError, ActorsError) as error:
         return raw | {"message": route.message.__name__, "undecoded": str(error)}
     return {
         "message": route.message.__name__,

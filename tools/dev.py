@@ -29,8 +29,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..runtime.errors import OperatorError
-from .fold import environment_of
+from . import elsewhere
 from .history import open_history
+from .outputs import said, said_command
 
 LEFT_OUT = (".git", ".venv", "venv", "node_modules", "__pycache__", "build", "dist")
 SOURCES_MAX = 5_000
@@ -187,23 +188,22 @@ class Session:
     def replies_under(self, sources: Path) -> list[Reply] | None:
         """The answers to the last commands under these sources; None, after saying why not."""
         identity = open_history(self.directory).identity
-        ended = subprocess.run(
-            [
-                *(sys.executable, "-P", "-m", "leftfold.tools.replies"),
-                *(str(self.directory), self.app, str(sources), str(self.last)),
-            ],
-            env=environment_of(identity) | {"PYTHONDONTWRITEBYTECODE": "1"},
-            cwd=sources,
-            capture_output=True,
-            timeout=FOLD_S_MAX,
-            check=False,
+        process = elsewhere.start(
+            *("replies", identity, sources, subprocess.PIPE),
+            *(str(self.directory), self.app, str(sources), str(self.last)),
         )
-        if ended.returncode:
+        try:
+            output, errors = process.communicate(timeout=FOLD_S_MAX)
+        except BaseException:
+            process.kill()
+            process.communicate()
+            raise
+        if process.returncode:
             which = "The saved code" if sources == self.root else "The kept code"
-            said = ended.stderr.decode().strip() or f"it ended with code {ended.returncode}"
-            self.console.print(f"{which} cannot fold the log: {said}", markup=False)
+            why = elsewhere.complaint(process, errors)
+            self.console.print(f"{which} cannot fold the log: {why}", markup=False)
             return None
-        return [json_module.loads(line) for line in ended.stdout.splitlines()]
+        return [json_module.loads(line) for line in output.splitlines()]
 
     def show(self, differences: list[Difference], compared: int) -> None:
         """Print which answers change."""
@@ -285,27 +285,9 @@ def compare(old: list[Reply], new: list[Reply]) -> list[Difference]:
             differences.append(
                 Difference(
                     f"{place[0]}.{place[1]}",
-                    _command(reply),
-                    _said(was["reply"]),
-                    _said(reply["reply"]),
+                    said_command(reply),
+                    said(was["reply"]),
+                    said(reply["reply"]),
                 )
             )
     return differences
-
-
-def _command(reply: Reply) -> str:
-    if "message" not in reply:
-        return f"message {reply.get('message_id')}"
-    return f"{reply['message']}({_fields(reply.get('fields', {}))}) to {reply['key']}"
-
-
-def _said(answer: Reply | None) -> str:
-    if answer is None:
-        return "nothing"
-    if answer["status"] != "OK":
-        return f"{answer['status']}: {answer['reason']}"
-    return f"{answer['reply']}({_fields(answer['fields'])})" if "reply" in answer else "OK"
-
-
-def _fields(fields: dict[str, Any]) -> str:
-    return ", ".join(f"{name}={value!r}" for name, value in fields.items())

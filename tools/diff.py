@@ -324,7 +324,8 @@ def _print_states(console: Console, state: dict[str, Any]) -> None:
     if not state["different_actors"]:
         console.print(f"No actor differs {where}.")
         return
-    console.print(f"{state['different_actors']} actors differ {where}:")
+    count = state["different_actors"]
+    console.print(f"{count} actors differ {where}:" if count > 1 else f"One actor differs {where}:")
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("actor", "key", "field", f"A, {a}", f"B, {b}"):
         table.add_column(heading, overflow="fold")

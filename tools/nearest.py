@@ -9,8 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..actors import App
-from ..actors.errors import SnapshotRefused
+from ..actors import ActorsError, App
 from ..actors.limits import Limits
 from ..actors.machine import Machine
 from ..actors.unit import Watch
@@ -90,7 +89,7 @@ def _restore(
         machine = Machine.restore(
             app, limits, identity.hash_seed, chunks, position=position, watch=watch
         )
-    except SnapshotRefused as refused:
+    except ActorsError as refused:
         raise OperatorError(f"{held.path} does not fit the app: {refused}.") from None
     if machine.state.index != index:
         raise CorruptSnapshot(held.path, 48, f"its content is of index {machine.state.index}")

@@ -38,21 +38,22 @@ def describe(slot: memoryview, app: App) -> Line:
     """A reply or an event."""
     if slot[4] == SlotType.EVENT:
         return _event(slot, app)
-    _, _, tag, _, _, _, _, status, _ = REPLY.unpack_from(slot)
-    return answer(app, tag, Status(status), bytes(slot[REPLY.size :]))
+    _, _, tag, _, _, _, _, status, version = REPLY.unpack_from(slot)
+    return answer(app, tag, Status(status), bytes(slot[REPLY.size :]), version)
 
 
-def answer(app: App, tag: int, status: Status, content: bytes) -> Line:
+def answer(app: App, tag: int, status: Status, content: bytes, version: int | None = None) -> Line:
     """A reply: OK with its message, or another status with the reason."""
     if status != Status.OK:
         return {"status": status.name, "reason": content.decode(errors="replace")}
     if tag == 0:
         return {"status": "OK"}
-    return {"status": "OK", "reply": app.messages[tag].__name__} | _fields(app, tag, content)
+    name = app.messages[tag].__name__
+    return {"status": "OK", "reply": name} | _fields(app, tag, content, version)
 
 
 def _event(slot: memoryview, app: App) -> Line:
-    _, _, tag, _, _, number, actor_type, key_bytes, _, _ = EVENT.unpack_from(slot)
+    _, _, tag, _, _, number, actor_type, key_bytes, version, _ = EVENT.unpack_from(slot)
     body_at = EVENT.size + key_bytes
     key = app.decode_key(actor_type, bytes(slot[EVENT.size : body_at]))
     return {
@@ -60,15 +61,17 @@ def _event(slot: memoryview, app: App) -> Line:
         "number": number,
         "actor": app.actor_types[actor_type].name,
         "key": key.hex() if isinstance(key, bytes) else key,
-    } | _fields(app, tag, bytes(slot[body_at:]))
+    } | _fields(app, tag, bytes(slot[body_at:]), version)
 
 
-def _fields(app: App, tag: int, content: bytes) -> Line:
-    return {"fields": msgspec.to_builtins(app.decode(tag, content))}
+def _fields(app: App, tag: int, content: bytes, version: int | None) -> Line:
+    return {"fields": msgspec.to_builtins(app.decode(tag, content, version))}
 
 
-def said(output: Line) -> str:
+def said(output: Line | None) -> str:
     """One output in a few words."""
+    if output is None:
+        return "nothing"
     if "status" in output and output["status"] != "OK":
         return f"{output['status']}: {output['reason']}"
     if "reply" in output:
@@ -80,10 +83,10 @@ def said(output: Line) -> str:
 
 def said_command(line: Line) -> str:
     """A command in a few words."""
-    if line["kind"] != "command":
+    if line.get("kind", "command") != "command":
         return str(line["kind"])
     if "fields" not in line:
-        return f"message {line.get('message_id')}"
+        return str(line.get("message", f"message {line.get('message_id')}"))
     return f"{line['message']}({arguments(line['fields'])}) to {line['key']}"
 
 

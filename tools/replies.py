@@ -65,9 +65,9 @@ def _answers(egress: bytearray, app: App) -> dict[tuple[bytes, int], Line]:
     found: dict[tuple[bytes, int], Line] = {}
     for kind, tag, slot in slots_of(memoryview(bytes(egress))):
         if kind == SlotType.REPLY:
-            _, _, _, session, request, _, _, status, _ = REPLY.unpack_from(slot)
+            _, _, _, session, request, _, _, status, version = REPLY.unpack_from(slot)
             content = bytes(slot[REPLY.size :])
-            found[session, request] = answer(app, tag, Status(status), content)
+            found[session, request] = answer(app, tag, Status(status), content, version)
     return found
 
 

@@ -151,19 +151,20 @@ class Watch:
         route = self.app.commands.get(tag)
         if route is None:
             return {}
-        body_at = COMMAND.size + COMMAND.unpack_from(slot)[6]
+        *_, key_bytes, version = COMMAND.unpack_from(slot)
+        body_at = COMMAND.size + key_bytes
         try:
             key = self.app.decode_key(route.actor.id, bytes(slot[COMMAND.size : body_at]))
-            message = self.app.decode(tag, bytes(slot[body_at:]))
+            message = self.app.decode(tag, bytes(slot[body_at:]), version)
         except Exception:  # noqa: BLE001 - the machine answers BAD_REQUEST; there is no message.
             return {"actor": route.actor.name}
         return {"actor": route.actor.name, "key": key, "message": message}
 
     def _reply_names(self, slot: bytes) -> dict[str, Any]:
-        length, _, tag, _, _, _, _, status, _ = REPLY.unpack_from(slot)
+        length, _, tag, _, _, _, _, status, version = REPLY.unpack_from(slot)
         content = slot[REPLY.size : length]
         if status == Status.OK:
-            return {"status": "OK", "reply": self.app.decode(tag, content)}
+            return {"status": "OK", "reply": self.app.decode(tag, content, version)}
         return {"status": Status(status).name, "reason": content.decode(errors="replace")}
 
     def _new_answers(self) -> Iterator[bytes]:
