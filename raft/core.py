@@ -177,7 +177,8 @@ class Raft:
         self.membership = founded
         self.membership_index = 0
         self._quorum: Quorum = ()
-        self._votes_and_campaigns = False
+        self._is_elector = False
+        self._is_alone = False
         self._unsettled = False
         self._adopt_membership()
         if damage is not None and self.membership.electors == frozenset({self.id}):
@@ -289,10 +290,10 @@ class Raft:
         if self.role is Role.LEADER:
             self._tick_leader()
             return
-        if not self._votes_and_campaigns:
+        if not self._is_elector and not self._may_campaign():
             self._election_elapsed += 1  # For how long a leader counts as heard.
             return
-        if len(self.membership.voters) == 1 and not self.membership.outgoing:
+        if self._is_alone:
             if self.role is Role.FOLLOWER:
                 self._campaign()
             return
@@ -850,7 +851,7 @@ class Raft:
     def _on_timeout_now(self, message: TimeoutNow) -> None:
         """The leader hands over: campaign at once, and say that it is with its consent."""
         asked = self.role is Role.FOLLOWER and self.leader_id == message.source
-        if asked and self._votes_and_campaigns:
+        if asked and self._may_campaign():
             self._campaign(transfer=True)
 
     # The follower's log.
@@ -1085,7 +1086,8 @@ class Raft:
         self.membership_index, self.membership = self._configurations[-1]
         membership = self.membership
         self._quorum = membership.quorum
-        self._votes_and_campaigns = self.id in membership.electors and self._damage is None
+        self._is_elector = self.id in membership.electors and self._damage is None
+        self._is_alone = self._is_elector and len(membership.electors) == 1
         self._unsettled = bool(
             membership.outgoing or membership.joining or self.id not in membership.voters
         )
@@ -1093,6 +1095,17 @@ class Raft:
             self._meet_peers()
         if membership is not before and self._observer is not None:
             self._observe(Happening.MEMBERSHIP, first=self.membership_index)
+
+    def _may_campaign(self) -> bool:
+        """Is this replica a voter? Or was it, until a configuration that may not be committed yet?
+
+        Thesis §4.2.2: a removed server "might still be needed to make progress". It may be the
+        only one that holds C_new; those who still need its vote would not get it.
+        """
+        if self._is_elector or self._damage is not None:
+            return self._is_elector
+        undecided = self.membership_index > self.commit and len(self._configurations) > 1
+        return undecided and self.id in self._configurations[-2][1].electors
 
     def _forget_configurations(self) -> None:
         """Keep the one that counts before the log's first entry, and all behind it."""

@@ -353,7 +353,6 @@ class BlockingClient:
             return False
         if now_s - self._pumped_s > self.patience_s / 3:
             self._pulse.began(now_s)  # nobody looked: that is no silence of the gateway's
-        self._pumped_s = now_s
         try:
             if self._socket is None:
                 self._check_alive()
@@ -364,6 +363,7 @@ class BlockingClient:
         except OSError as error:
             self._drop()
             self._left(error)
+        self._pumped_s = time.monotonic()
         return True
 
     def _connect(self, deadline: float) -> None:
@@ -430,7 +430,7 @@ class BlockingClient:
         except frames.ProtocolError as error:
             raise _Left(str(error)) from error
         for frame in received:
-            if isinstance(frame, frames.Welcome):
+            if isinstance(frame, frames.Welcome) and not session.connected_now:
                 self._greet_by_s = None
                 try:
                     session.connected(frame)
@@ -442,6 +442,7 @@ class BlockingClient:
                 session.receive(frame)
         if session.replies != replies:
             self._addresses.served()
+            self._pulse.several = self._addresses.several
             self._pulse.answered()
             self._refusals = 0
 

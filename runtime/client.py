@@ -500,7 +500,7 @@ class Client:
         session, replies = self.session, self.session.replies
         self._pulse.heard(asyncio.get_running_loop().time())
         for frame in received:
-            if isinstance(frame, frames.Welcome):
+            if isinstance(frame, frames.Welcome) and not session.connected_now:
                 self._welcomed(link, frame)
             elif isinstance(frame, frames.Error):
                 link.reason = frame.text
@@ -511,6 +511,7 @@ class Client:
                 session.receive(frame)
         if session.replies != replies:
             self._addresses.served()
+            self._pulse.several = self._addresses.several
             self._pulse.answered()
         if session.opened or session.dead is not None:
             self._opened.set()

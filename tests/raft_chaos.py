@@ -52,7 +52,7 @@ class Chaos:
         self.sync_chance = rng.choice([0.3, 1.0])
         self.burst = rng.choice([2, 4, 8])
         self.drift = rng.choice([1, 4, 12])
-        self.snapshots = rng.choice([0.0, 0.005, 0.02])
+        self.snapshots = rng.choice([0.0, 0.02, 0.05])
         # Of a damaged replica no vote comes until it is repaired. Should the others be removed
         # meanwhile, no leader could: so a history has the one or the other.
         self.changes = rng.choice([0.0, 0.005, 0.02])
@@ -118,7 +118,8 @@ class Chaos:
         elif act < 0.93:
             cluster.apply(id)
         elif act < 0.95:
-            cluster.check(id, damaged=rng.random() < 0.1)
+            for other in up:
+                cluster.check(other, damaged=rng.random() < 0.2)
         elif act < 0.985:
             cluster.fetch(id)
         else:

@@ -124,6 +124,36 @@ def test_a_log_without_a_snapshot_is_copied_whole(tmp_path: Path) -> None:
     assert not (tmp_path / "again" / "snapshots").exists()
 
 
+def test_more_can_be_taken_along_to_go_back_further(
+    log: WrittenLog, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call_quietly("backup", log.directory, tmp_path / "copy", "--from", "25")
+    call_quietly("restore", tmp_path / "copy", tmp_path / "again", "--to", "25")
+
+    assert len(list((tmp_path / "copy/snapshots").iterdir())) == 2
+    assert open_history(tmp_path / "again").last == 25
+    assert call(["backup", str(log.directory), str(tmp_path / "more"), "--from", "19"]) == 1
+    assert "what is kept goes from 20 to 42" in capsys.readouterr().err
+    assert not (tmp_path / "more").exists()
+
+
+def test_a_log_that_is_whole_goes_back_to_its_beginning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = WrittenLog(tmp_path / "data", app, APP)
+    for _ in range(4):
+        log.append(EntryKind.TIME)
+    log.snapshot(3)
+    log.close()
+
+    call(["backup", str(log.directory), str(tmp_path / "copy"), "--from", "1", "--json"])
+
+    found = json.loads(capsys.readouterr().out)
+    assert (found["first"], found["last"], found["snapshot"]) == (1, 4, 3)
+    call_quietly("restore", tmp_path / "copy", tmp_path / "again", "--to", 1)
+    assert open_history(tmp_path / "again").last == 1
+
+
 def test_retention_cannot_take_away_what_is_copied(
     log: WrittenLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

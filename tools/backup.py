@@ -2,8 +2,8 @@
 
 What makes it consistent: every file is opened before the first byte is copied, snapshots before
 segments, so that retention cannot take one away; then the log is read to its end as it was at that
-moment, every record checked. What is copied is the identity, the newest snapshot that checks, and
-the log from there on up to that end: a prefix of the log that is whole. A directory, or a tar in a
+moment, every record checked. What is copied is the identity, the newest snapshot that checks (with
+--from, older ones too), and the log from there on up to that end: a prefix of the log, whole. A directory, or a tar in a
 file, is read back from the disk and compared. Nothing of the replica is locked, asked or changed.
 
 The layout is in manifest.py. A backup that was not finished is removed, and has no manifest.
@@ -28,10 +28,12 @@ from ..runtime.errors import CorruptSnapshot, OperatorError
 from ..runtime.files import create_directory, sync_directory
 from ..runtime.identity import IDENTITY_NAME
 from ..runtime.segments import segment_name
+from .fold import check_index
 from .held import Held
 from .history import History, open_history
 from .manifest import NAME, Blocks, Manifest, Member, verify, verify_bytes
 from .nearest import content_of
+from .place import parse_place
 from .progress import Advance, progress
 
 PIECE_BYTES = 1 << 20
@@ -43,6 +45,7 @@ def backup(
     target: Annotated[str, Parameter(allow_leading_hyphen=True)],
     /,
     *,
+    from_: Annotated[str | None, Parameter(name="--from")] = None,
     json: bool = False,
 ) -> None:
     """Copy a replica, running or not, to a directory or a tar; `leftfold restore` makes one of it.
@@ -54,6 +57,9 @@ def backup(
     target
         A directory that does not exist or is empty, a file that ends in .tar, or - for a tar on
         stdout.
+    from_
+        The first INDEX that it must be possible to restore to: older snapshots and more of the log
+        are taken along. Default: what the newest snapshot needs.
     json
         Print what was written as one JSON object (for - on stderr).
     """
@@ -61,7 +67,7 @@ def backup(
         raise OperatorError("A tar is nothing for a terminal: redirect stdout, or name a target.")
     history = open_history(directory)
     with _target(target) as writing:
-        manifest = write_backup(history, writing)
+        manifest = write_backup(history, writing, parse_place(from_)[0] if from_ else None)
     output = sys.stderr if target == STDOUT else sys.stdout
     facts = {
         "target": target,
@@ -96,23 +102,26 @@ class Target(Protocol):
         ...
 
 
-def write_backup(history: History, target: Target) -> Manifest:
-    """Copy what the history holds open."""
+def write_backup(history: History, target: Target, first: int | None = None) -> Manifest:
+    """Copy what the history holds open, from what `first` needs on."""
     if history.earliest is None:
         raise OperatorError(
             f"{history.directory} cannot be backed up: its log begins at {history.first}, and there "
             "is no snapshot that it goes on from."
         )
+    if first is not None:
+        check_index(history, first)
     identity = history.identity
-    snapshot = _checked_snapshot(history)
-    sources = _sources(history, snapshot)
+    base, snapshots = _checked_snapshots(history, first)
+    segments = _segments_behind(history, base)
+    sources = _sources(history, snapshots, segments)
     manifest = Manifest(
         app=identity.app,
         cluster_id=identity.cluster_id.hex(),
         replica_id=identity.replica_id,
-        first=max(1, snapshot),
+        first=1 if history.headers[segments[0]].first == 1 else base,
         last=history.last,
-        snapshot=snapshot,
+        snapshot=max(snapshots, default=0),
         created_ns=time.time_ns(),
     )
     members: list[Member] = []
@@ -130,44 +139,55 @@ def write_backup(history: History, target: Target) -> Manifest:
     return manifest
 
 
-def _checked_snapshot(history: History) -> int:
-    """The index of the newest snapshot that checks; 0 where the log is whole and none does."""
+def _checked_snapshots(history: History, first: int | None) -> tuple[int, list[int]]:
+    """(the index that the copied log goes on from, the snapshots to copy, newest first).
+
+    Every one of them was read to its end, and checks. 0: the log from its beginning.
+    """
+    found: list[int] = []
     why: OperatorError | None = None
     for index in sorted(history.snapshots, reverse=True):
         held = history.snapshots[index]
         try:
-            with progress("checking the snapshot", held.size, "bytes") as advance:
+            with progress("checking the snapshot", 0, "bytes") as advance:
                 done = 0
                 for piece in content_of(held, history.identity, index):
                     done += len(piece)
-                    advance(min(done, held.size))
-            return index
+                    advance(done)
         except CorruptSnapshot as damage:
             why = damage
             print(f"leftfold: {damage} It is left out.", file=sys.stderr)
+            continue
+        found.append(index)
+        if first is None or index <= first:
+            return index, found
     if history.first != 1:
-        assert why is not None
+        assert why is not None, "a log that begins later has a snapshot"
         raise why
-    return 0
+    return 0, found
 
 
-def _sources(history: History, snapshot: int) -> list[tuple[str, int, Held]]:
+def _segments_behind(history: History, snapshot: int) -> list[int]:
+    """The ids of the segments that hold what follows this index."""
+    reaching = [at for at, header in history.headers.items() if header.first <= snapshot + 1]
+    return [at for at in history.headers if at >= max(reaching)]
+
+
+def _sources(
+    history: History, snapshots: list[int], segments: list[int]
+) -> list[tuple[str, int, Held]]:
     """(path in the backup, bytes, file) of what is copied."""
     try:
         identity = Held.open(history.directory / IDENTITY_NAME)
     except OSError as error:
         raise OperatorError(f"Cannot read {error.filename}: {error.strerror}.") from None
     sources = [(IDENTITY_NAME, identity.size, identity)]
-    if snapshot:
-        held = history.snapshots[snapshot]
+    for index in reversed(snapshots):
+        held = history.snapshots[index]
         sources.append((f"snapshots/{held.path.name}", held.size, held))
-    needed = [
-        segment_id for segment_id, head in history.headers.items() if head.first <= snapshot + 1
-    ]
-    for segment_id, held in history.segments.items():
-        if segment_id >= max(needed):
-            end = history.extents[segment_id].end
-            sources.append((f"journal/{segment_name(segment_id)}", end, held))
+    for at in segments:
+        end = history.extents[at].end
+        sources.append((f"journal/{segment_name(at)}", end, history.segments[at]))
     return sources
 
 

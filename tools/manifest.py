@@ -3,7 +3,7 @@
 A backup is a directory, or the same files in a tar:
 
     identity.json                      as in the replica's directory
-    snapshots/snapshot-<index>.lfs     the newest that checked, if there was one
+    snapshots/snapshot-<index>.lfs     the newest that checked, if there was one; older ones if wanted
     journal/<segment>.log              the log from there on, the last one cut where the log ended
     backup.json                        this
 
@@ -51,7 +51,7 @@ class Manifest:
     """The first index that it can be restored to."""
     last: int
     snapshot: int
-    """The index of the snapshot in it; 0: none, the log is whole."""
+    """The index of the newest snapshot in it; 0: none, the log is whole."""
     created_ns: int
     members: tuple[Member, ...] = ()
 

@@ -22,6 +22,7 @@ from .outputs import ANSWERED
 from .progress import progress
 
 Place = tuple[int, int]
+NOTHING: dict[str, Any] = dict.fromkeys(MESSAGE_NAMES | REPLY_NAMES)
 
 
 class Found(Exception):
@@ -92,7 +93,12 @@ class Watch:
     _next: int = field(default=0, init=False)
     """The ordinal that is looked at next."""
     _timer: int | None = field(default=None, init=False)
+    _of_command: bool = field(default=False, init=False)
+    """Whether the expression asks for more of a command than its place."""
     _answers: Iterator[bytes] = field(factory=lambda: iter(()), init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._of_command = bool(self.condition.uses & (MESSAGE_NAMES | REPLY_NAMES))
 
     def watch(self, machine: Machine) -> None:
         """This is the machine that has the words."""
@@ -131,8 +137,11 @@ class Watch:
         index = self.entry.index
         if (index, ordinal) < self.first:
             return
-        names = self.names | of_command
-        names |= {"index": index, "ordinal": ordinal, "time_ns": self.entry.time_ns}
+        names = self.names
+        names["index"], names["ordinal"], names["time_ns"] = index, ordinal, self.entry.time_ns
+        if self._of_command:
+            names.update(NOTHING)
+            names.update(of_command)
         if self.condition.holds(names, (index, ordinal)):
             self.found = (index, ordinal)
             raise Found
@@ -141,6 +150,8 @@ class Watch:
         """What the condition wants to know of one command."""
         kind, tag, slot = self.slots[ordinal]
         names: dict[str, Any] = {}
+        if not self._of_command:
+            return names
         if self.condition.uses & MESSAGE_NAMES and kind == SlotType.COMMAND:
             names |= self._message_names(tag, slot)
         if self.condition.uses & REPLY_NAMES and kind in ANSWERED:
