@@ -17,7 +17,7 @@ from typing import Any
 import attrs
 import msgspec
 import pytest
-from asking import ADD, Asker, Line, askers, line, port_of, total_of
+from asking import ADD, EXIT, Asker, Line, askers, line, port_of, total_of
 from replica import APPS, DEADLINE_S, RunningReplica, leavings, replica, wait_until
 
 from leftfold.actors.layout import Status
@@ -378,7 +378,9 @@ def test_kills_at_random_instants_of_snapshots_under_load(directory: Path) -> No
     ):
         for death in range(4):
             make_progress(working)
-            wait_until(lambda: (directory / "snapshots").glob("*"), "there is a snapshot, or part")
+            wait_until(
+                lambda: list((directory / "snapshots").glob("*")), "there is a snapshot, or part"
+            )
             target = rng.choice(("logic", "journal", "consensus"))
             with contextlib.suppress(ProcessLookupError):
                 running.kill(target)
@@ -502,6 +504,53 @@ def test_a_tail_of_another_build_is_refused_until_a_snapshot_covers_it_or_it_is_
         assert total_of(client.ask(4, PUSH))["value"] == 202
         (warning,) = running.events("warning")
         assert "as accepted" in warning["sentence"]
+
+
+def test_a_snapshot_that_the_code_cannot_take_up_is_one_sentence_and_nothing_is_lost(
+    directory: Path, tmp_path: Path
+) -> None:
+    """Without its tail there is no other build to refuse; the state itself does not fit."""
+    sources = tmp_path / "sources"
+    sources.mkdir()
+    config = {"app": "pushing:app", "app_directory": str(sources)}
+    (sources / "pushing.py").write_text(BOOK)
+    with replica(directory, **config) as running, line(running) as client:
+        client.ask(1, PUSH)
+        client.close()
+        assert running.stop() == 0
+    kept = newest(directory).read_bytes()
+
+    (sources / "pushing.py").write_text(BOOK.replace("@actor(id=1,", "@actor(id=5,"))
+    shutil.rmtree(sources / "__pycache__", ignore_errors=True)
+    sentence = refusal(directory, **config)
+    assert "snapshot" in sentence and "Counter" in sentence
+    assert newest(directory).read_bytes() == kept
+
+    (sources / "pushing.py").write_text(BOOK)
+    shutil.rmtree(sources / "__pycache__", ignore_errors=True)
+    with replica(directory, **config) as running, line(running, client.session) as client:
+        assert total_of(client.ask(2, PUSH))["value"] == 2
+
+
+def test_what_an_operator_skipped_stays_skipped_across_a_restore(directory: Path) -> None:
+    with replica(directory) as running, line(running) as client:
+        client.ask(1, ADD, amount=1)
+        taken = take_snapshot(running)
+        client.command(2, EXIT, "a")
+        assert running.process.wait(DEADLINE_S) == 3
+    place = json.loads((directory / "crashes.json").read_text())
+    skip = ((place["index"], place["ordinal"]),)
+    with (
+        replica(directory, skip=skip) as running,
+        line(running, client.session) as client,
+    ):
+        skipped = client.ask(2, EXIT)
+        assert skipped.status == Status.SKIPPED
+        running.kill("supervisor")
+    with replica(directory) as running, line(running, client.session) as client:
+        assert restored(running) == {taken}
+        assert client.ask(2, EXIT) == skipped
+        assert client.read()["value"] == 1
 
 
 # The limit on disk
