@@ -374,25 +374,27 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(place)], check=True)
 
 
-def test_a_full_disk_stops_the_replica_and_loses_nothing(small_disk: Path) -> None:
+def test_a_full_disk_pushes_back_and_loses_nothing(small_disk: Path) -> None:
+    """Somebody else fills the disk: commands are refused, queries answered; with room it serves again by itself."""
     limits = attrs.evolve(TransportLimits.smallest(), segment_bytes=1024 * 1024)
     with askers(lambda: port_of(small_disk)) as working:
-        with replica(small_disk, limits=limits) as running:
-            code = running.process.wait(DEADLINE_S)
-            printed = running.output().splitlines()
-            assert code == 1
-            assert [text for text in printed if not text.startswith("[")] == [printed[-1]]
-            assert printed[-1].startswith("The disk is full") and "Free space" in printed[-1]
-            assert running.status()["state"] == "failed"
-        # Still full: one sentence again.
-        code, sentence = refusal(small_disk, limits=limits)
-        assert code == 1
-        assert "No space left" in sentence
-        # With room every client gets the answers that it still waits for, and goes on.
-        subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
-        with replica(small_disk, limits=limits) as running:
+        with replica(small_disk, limits=limits) as running, line(running) as client:
+            make_progress(working)
+            filler = small_disk / "somebody-elses"
+            with contextlib.suppress(OSError), filler.open("wb") as file:
+                while True:
+                    file.write(bytes(64 * 1024))
+            wait_until(
+                lambda: figure(small_disk, "consensus", "refused") > 0, "commands are refused"
+            )
+            assert client.read(working[0].key)["commands"] > 0
+            assert running.status()["state"] == "ready"
+            warning = running.events("warning")[0]["sentence"]
+            assert "nearly full" in warning and "Free some space" in warning
+            filler.unlink()
             make_progress(working)
             finished(working)
+            client.close()
             assert running.stop() == 0
         with replica(small_disk, limits=limits) as running, line(running) as client:
             for asker in working:
