@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -376,7 +377,7 @@ def test_every_flipped_bit_is_named_by_file_and_offset(
     copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, content in files(copy).items():
-        for at in flips(content, 24):
+        for at in flips(content, len(content) if name == NAME else 24):
             changed = bytearray(content)
             changed[at] ^= 1 << at % 8
             (copy / name).write_bytes(changed)
@@ -384,7 +385,7 @@ def test_every_flipped_bit_is_named_by_file_and_offset(
             said = refused(copy, tmp_path / "again", capsys)
 
             where = 0 if name == NAME else at // BLOCK_BYTES * BLOCK_BYTES
-            assert f"{copy}/{name} at offset {where}" in said or "newer" in said, (name, at, said)
+            assert f"{copy}/{name} at offset {where}" in said, (name, at, said)
         (copy / name).write_bytes(content)
     call_quietly("restore", copy, tmp_path / "again")
 
@@ -472,8 +473,10 @@ def test_what_is_no_backup_is_named(
 def test_a_backup_of_a_later_format_is_refused(
     copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    manifest = json.loads((copy / NAME).read_bytes())
-    (copy / NAME).write_bytes(msgspec.json.encode(manifest | {"format": 2}))
+    manifest = json.loads((copy / NAME).read_bytes()) | {"format": 2}
+    del manifest["crc32"]
+    crc = zlib.crc32(msgspec.json.encode(manifest) + b"\n")
+    (copy / NAME).write_bytes(msgspec.json.encode(manifest | {"crc32": crc}) + b"\n")
 
     assert "too old to read" in refused(copy, tmp_path / "again", capsys)
 

@@ -70,24 +70,22 @@ class Manifest:
         """Decode and check. Raises OperatorError."""
         try:
             fields: dict[str, Any] = json.loads(text)
-            if fields["format"] > FORMAT:
-                raise NewerFormat(
-                    f"{where} has backup format {fields['format']}, which this leftfold is too old "
-                    "to read. Restore it with the version that wrote it, or a later one."
-                )
             crc = fields.pop("crc32")
-            whole = _encode(fields | {"crc32": crc}) == text and crc == zlib.crc32(_encode(fields))
-            del fields["format"]
+            if _encode(fields | {"crc32": crc}) != text or crc != zlib.crc32(_encode(fields)):
+                raise damaged(where, 0, "its checksum does not match")
+            version = fields.pop("format")
+            if version > FORMAT:
+                raise NewerFormat(
+                    f"{where} has backup format {version}, which this leftfold is too old to read. "
+                    "Restore it with the version that wrote it, or a later one."
+                )
             members = [
                 Member(str(one["path"]), int(one["size"]), tuple(map(int, one["block_crcs"])))
                 for one in fields.pop("members")
             ]
-            manifest = cls(**fields, members=tuple(members))
+            return cls(**fields, members=tuple(members))
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise damaged(where, 0, f"it does not decode ({error})") from None
-        if not whole:
-            raise damaged(where, 0, "its checksum does not match")
-        return manifest
 
 
 def _encode(fields: dict[str, Any]) -> bytes:
