@@ -133,7 +133,7 @@ class JournalProcess:
             )
         self._answer = slots.pack_recovered(recovered)
         assert len(self._answer) <= self.read.capacity // 8, "RECOVERED fits no slot of `read`"
-        self.spool = Spool(self.store, self.packets, self.journal.disk)
+        self.spool = Spool(self.store, self.packets, self.journal.disk, self.clock)
         self.room = Room(self.journal.directory, self.disk_limits, self._use)
 
     def work(self) -> int:
