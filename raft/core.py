@@ -972,6 +972,14 @@ class Raft:
     def _on_heartbeat(self, message: Heartbeat) -> None:
         self._follow(message)
         self._commit_to(min(message.commit, self.log.last))
+        if message.commit > self.log.last and self._damage is not None:
+            # The leader goes by what this replica acknowledged before its log was damaged.
+            last, last_term = self.log.last, self.log.last_term
+            self._send(
+                AppendEntriesReply(
+                    self.id, message.source, self.term, False, last + 1, last, last_term, True
+                )
+            )
         self._send(HeartbeatReply(self.id, message.source, self.term, message.round))
 
     def _commit_to(self, index: int) -> None:
