@@ -407,7 +407,7 @@ def test_each_change_has_its_sentence(change: str) -> None:
     for old, new in replacements:
         assert old in source
         source = source.replace(old, new)
-    before, after = schema_from(OLD).schema(), schema_from(source)
+    before, after = schema_from(OLD), schema_from(source)
     found = compare(before, after)
 
     if breaks is None:
@@ -420,7 +420,7 @@ def test_each_change_has_its_sentence(change: str) -> None:
 
 def test_a_version_only_rises() -> None:
     raised = OLD.replace("@message(id=2)", "@message(id=2, version=3, oldest=3)")
-    (found,) = compare(schema_from(raised).schema(), schema_from(OLD))
+    (found,) = compare(schema_from(raised), schema_from(OLD))
 
     assert found.breaks and found.sentence == (
         "Balance (message 2): its version was 3 and is 0; a version only rises: run the newer code."
@@ -464,7 +464,7 @@ def test_a_schema_of_a_later_format_is_refused() -> None:
 def test_a_class_that_holds_itself_is_compared_once() -> None:
     source = OLD.replace('note: str = ""', 'note: str = ""\n    next: "Hold | None" = None')
     changed = source.replace('note: str = ""', "note: int = 0")
-    found = compare(schema_from(source).schema(), schema_from(changed))
+    found = compare(schema_from(source), schema_from(changed))
 
     assert [one.sentence.partition(";")[0] for one in found] == [
         "Account (actor 1): Account.holds: Hold.note was str and is int"
