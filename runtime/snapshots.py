@@ -73,7 +73,7 @@ class SnapshotStore:
 
     @classmethod
     def open(cls, directory: Path, owner: Owner, *, disk: Disk | None = None) -> "SnapshotStore":
-        """Open or create the store; the newest snapshot was read in full then.
+        """Open or create the store; the two newest snapshots were read in full then.
 
         Raises OperatorError (ForeignSnapshot, NewerFormat, or for what cannot be read).
         """
@@ -151,12 +151,13 @@ class SnapshotStore:
         return list_snapshots(self.directory)[::-1]
 
     def _find(self, found: list[tuple[int, Path]]) -> None:
-        """The newest is read in full; of older ones, which were when they were new, the header."""
+        """The two newest are read in full, for the log is let go on the word of both; of older ones
+        the header."""
         kept: list[Kept] = []
         damaged: list[CorruptSnapshot] = []
         for index, path in found:
             try:
-                kept.insert(0, self._examine(path, index, path, whole=not kept))
+                kept.insert(0, self._examine(path, index, path, whole=len(kept) < KEPT))
             except CorruptSnapshot as damage:
                 damaged.append(damage)
                 self.disk.rename_file(path, path.with_name(path.name + _DAMAGED))

@@ -99,7 +99,7 @@ def test_a_damaged_newest_is_set_aside_and_the_one_before_serves(tmp_path, at):
 
 def test_a_truncated_a_misnamed_and_an_older_damaged_one_are_set_aside(tmp_path):
     admitted(SnapshotStore.open(tmp_path, OWNER), 10, 30)
-    flip(tmp_path / snapshot_name(10), 50)
+    flip(tmp_path / snapshot_name(10), 4300)
     put(tmp_path, 40).rename(tmp_path / snapshot_name(50))
     os.truncate(put(tmp_path, 60), 4200)
 
