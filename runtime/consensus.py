@@ -22,8 +22,8 @@ from . import slots
 from .agent import Ends
 from .clock import Clock, LogTime
 from .config import NS_PER_S, ReplicaConfig
-from .controls import Controls
-from .metrics import publish_fill
+from .controls import Controls, status
+from .metrics import publish_fill, record_reached
 from .separation import Refusal, Separator
 from .snapshot_points import SnapshotPoints
 from .tail import Tail
@@ -34,7 +34,6 @@ COMMANDS, TIME, SKIP = 0, 2, 3
 TICK_NS = 50_000_000
 REPORT_NS = 100_000_000
 MAKE_ROOM_AGAIN_NS = 5_000_000_000
-STATUS_TEXT_MAX = 150
 READ_RUN_BYTES = 1024 * 1024
 READ_AHEAD_ENTRIES = 8192
 IN_FLIGHT_ENTRIES_MAX = 32_768
@@ -85,7 +84,6 @@ class Consensus:
     # Until logic has taken its state from the snapshot; who asked for the snapshot that is wanted.
     restoring: bool = field(default=False, init=False)
     asker: slots.Control | None = field(default=None, init=False)
-    last_failure: str = field(default="", init=False)
     # The disk is nearly full: why commands are refused, and when making room is tried again.
     refusal: Refusal | None = field(default=None, init=False)
     make_room_ns: int = field(default=0, init=False)
@@ -178,9 +176,8 @@ class Consensus:
             _, sequence = self.writes.popleft()
         if sequence:
             self.raft.persisted(sequence)
-        _record(
-            self.undurable, index, self.clock, self.counters.histograms["sequenced_to_durable_ns"]
-        )
+        histogram = self.counters.histograms["sequenced_to_durable_ns"]
+        record_reached(self.undurable, index, self.clock.monotonic_ns(), histogram)
         return 1
 
     def _take_applied(self) -> int:
@@ -200,12 +197,8 @@ class Consensus:
         ring.release(len(run))
         self.raft.applied(self.applied_index)
         self.counters.counters["applied_index"].set(self.applied_index)
-        _record(
-            self.unapplied,
-            self.applied_index,
-            self.clock,
-            self.counters.histograms["sequenced_to_applied_ns"],
-        )
+        histogram = self.counters.histograms["sequenced_to_applied_ns"]
+        record_reached(self.unapplied, self.applied_index, self.clock.monotonic_ns(), histogram)
         return 1
 
     def _take_read(self) -> int:
@@ -317,7 +310,10 @@ class Consensus:
             case slots.CONTROL_SNAPSHOT:
                 self._snapshot_by_command(control)
             case slots.CONTROL_STATUS:
-                self.controls.answer(control, self.fed, self._status())
+                refusing = "" if self.refusal is None else self.refusal.text.decode()
+                facts = status(self.raft, self.points, refusing)
+                facts |= {"build": self.build, "digest": self.digest}
+                self.controls.answer(control, self.fed, facts)
             case _:
                 why = f"This replica knows no control {control.operation}."
                 self.controls.refuse(control, self.fed, why)
@@ -331,26 +327,6 @@ class Consensus:
         else:
             points.want(slots.BY_COMMAND)
             self.asker = control
-
-    def _status(self) -> dict[str, Any]:
-        points, log = self.points, self.raft.log
-        return {
-            "role": self.raft.role.value,
-            "term": self.raft.term,
-            "build": self.build,
-            "log": {"first": log.first, "last": log.last, "commit": self.raft.commit},
-            "applied": self.applied_index,
-            "digest": self.digest,
-            "snapshot": {
-                "index": points.taken,
-                "file_bytes": points.file_bytes,
-                "running": None if points.running is None else points.running.index,
-                "failure": self.last_failure[:STATUS_TEXT_MAX],
-            },
-            "refusing": ""
-            if self.refusal is None
-            else self.refusal.text.decode()[:STATUS_TEXT_MAX],
-        }
 
     # Snapshots, and room for the log
 
@@ -376,7 +352,6 @@ class Consensus:
         if asked is None:
             return
         if state.tag != slots.VERIFIED:
-            self.last_failure = state.why
             self.report(
                 {
                     "warning": f"There is no snapshot of entry {state.index}: {state.why}. The log is kept and service "
@@ -384,7 +359,6 @@ class Consensus:
                 }
             )
             return
-        self.last_failure = ""
         self.counters.counters["snapshot_index"].set(state.index)
         seconds = (self.clock.monotonic_ns() - self.points.began_ns) / NS_PER_S
         self.report({"snapshot": state.index, "bytes": state.file_bytes, "seconds": seconds})
@@ -637,9 +611,3 @@ def _entry_slot(entry: Entry, tag: int) -> bytes:
         entry.index, entry.term, entry.time_ns, entry.kind, len(body), tag
     )
     return head + body + bytes(-len(body) % 8)
-
-
-def _record(waiting: deque[tuple[int, int]], through: int, clock: Clock, histogram: Any) -> None:
-    now_ns = clock.monotonic_ns()
-    while waiting and waiting[0][0] <= through:
-        histogram.record(now_ns - waiting.popleft()[1])

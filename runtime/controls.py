@@ -11,10 +11,13 @@ from typing import Any
 from attrs import define, field
 
 from ..actors.layout import SlotType, Status, reply_slot
+from ..raft import Raft
 from ..shm import Producer
 from . import slots
+from .snapshot_points import SnapshotPoints
 
 ANSWERS_WAITING_MAX = 64
+STATUS_TEXT_MAX = 150
 
 
 @define(eq=False)
@@ -51,3 +54,21 @@ class Controls:
         )
         assert len(slot) <= self.send.slot_bytes_max, "an answer fits a slot of `send`"
         self.waiting.append(slot)
+
+
+def status(raft: Raft, points: SnapshotPoints, refusing: str) -> dict[str, Any]:
+    """What consensus knows of itself, small enough for any ring."""
+    log, running = raft.log, points.running
+    return {
+        "role": raft.role.value,
+        "term": raft.term,
+        "log": {"first": log.first, "last": log.last, "commit": raft.commit},
+        "applied": raft.applied_index,
+        "snapshot": {
+            "index": points.taken,
+            "file_bytes": points.file_bytes,
+            "running": None if running is None else running.index,
+            "failure": points.failure[:STATUS_TEXT_MAX],
+        },
+        "refusing": refusing[:STATUS_TEXT_MAX],
+    }

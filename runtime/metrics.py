@@ -1,8 +1,9 @@
 """What each process counts and times, in the mapped file `counters` of the replica's directory."""
 
+from collections import deque
 from collections.abc import Mapping
 
-from ..shm import Consumer, Counters, Schema
+from ..shm import Consumer, Counters, Histogram, Schema
 from . import gateway
 from .topology import CONSENSUS, GATEWAY, JOURNAL, LOGIC, PROCESSES, rings_of
 
@@ -48,3 +49,11 @@ def publish_fill(counters: Counters, consumers: Mapping[str, Consumer]) -> None:
     """Show how many bytes wait in each ring that a process reads; done now and then, not for every slot."""
     for name, ring in consumers.items():
         counters.counters[f"{name}_used_bytes"].set(ring.used())
+
+
+def record_reached(
+    waiting: deque[tuple[int, int]], through: int, now_ns: int, histogram: Histogram
+) -> None:
+    """Record how long the entries up to `through` took, of those that wait as (index, since when)."""
+    while waiting and waiting[0][0] <= through:
+        histogram.record(now_ns - waiting.popleft()[1])

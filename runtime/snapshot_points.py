@@ -32,6 +32,8 @@ class SnapshotPoints:
     since_bytes: int = field(default=0, init=False)
     """What logic was given since the last point, failed ones included."""
     began_ns: int = field(default=0, init=False)
+    failure: str = field(default="", init=False)
+    """Why the last one was not taken; empty if it was."""
 
     def gave(self, entry_bytes: int) -> None:
         """Logic was given that much more of the log."""
@@ -66,6 +68,7 @@ class SnapshotPoints:
         if asked is None or asked.index != state.index:
             return None
         self.running = None
+        self.failure = state.why
         if state.tag == slots.VERIFIED:
             self.taken, self.file_bytes = state.index, state.file_bytes
             self.keep_from = max(self.keep_from, state.keep_from)
