@@ -12,6 +12,7 @@ import attrs
 from attrs import field, frozen
 
 from .errors import OperatorError
+from .hosts import numeric_address
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -24,6 +25,9 @@ It bounds the time of a recovery and the size of the log, and costs one encoding
 of the ledger's commands, so that the tail of a recovery takes at most some seven seconds; two snapshots are kept, so that the
 log holds at most about twice this. Half as much would halve both and double how often a second core is busy.
 """
+
+MESSAGE_BYTES = 128
+"""What a message of Raft takes besides its entries, rounded up."""
 
 SLOT_SHARE = 8
 """A slot may fill an eighth of its ring; a ring's capacity follows from its largest slot."""
@@ -62,6 +66,10 @@ class TransportLimits:
             ("persist", entry),
             ("apply", entry),
             ("read", entry),
+            ("receive", entry + MESSAGE_BYTES),
+            ("send", entry + MESSAGE_BYTES),
+            ("bulk_receive", entry + MESSAGE_BYTES),
+            ("bulk_send", entry + MESSAGE_BYTES),
         ):
             capacity: int = getattr(self, f"{ring}_bytes")
             assert capacity & (capacity - 1) == 0, f"{ring}_bytes must be a power of two"
@@ -69,6 +77,7 @@ class TransportLimits:
                 f"{ring}_bytes must be at least {SLOT_SHARE} x its largest slot ({slot_bytes})"
             )
         assert self.frame_bytes_max <= self.entry_bytes_max, "an entry must hold any frame"
+        assert self.receive_bytes == self.bulk_receive_bytes, "a link takes what either ring takes"
         assert self.frame_bytes_max * 2 <= self.connection_output_bytes_max
         assert self.segment_bytes >= 4 * self.persist_bytes // 2
 
@@ -80,10 +89,10 @@ class TransportLimits:
             entry_bytes_max=2 * KIB,
             ingress_bytes=8 * KIB,
             egress_bytes=8 * KIB,
-            receive_bytes=8 * KIB,
-            send_bytes=8 * KIB,
-            bulk_receive_bytes=8 * KIB,
-            bulk_send_bytes=8 * KIB,
+            receive_bytes=32 * KIB,
+            send_bytes=32 * KIB,
+            bulk_receive_bytes=32 * KIB,
+            bulk_send_bytes=32 * KIB,
             persist_bytes=32 * KIB,
             persisted_bytes=4 * KIB,
             read_bytes=32 * KIB,
@@ -119,6 +128,20 @@ class ReplicaConfig:
     """What journal and snapshots may take together; 0: as much as the disk has."""
     disk_reserve_bytes: int | None = None
     """What must stay free on their file system; None: a share of it."""
+    peer_address: str = ""
+    """Where other replicas are listened for, host:port; empty: nowhere, so that nobody can ever join."""
+    heartbeat_ms: int = 30
+    election_ms: int = 180
+    """A follower that has heard no leader for this long, and up to twice as long, asks for votes."""
+    any_build: bool = False
+    """Be linked with replicas that run another build of the app: while the cluster changes its build."""
+    tls_certificate: str = ""
+    tls_key: str = ""
+    tls_authority: str = ""
+    tokens: tuple[str, ...] = ()
+    """A client must know one of these; none: anybody may ask."""
+    insecure: bool = False
+    """Without certificates on addresses that others can reach: the operator says that he knows."""
     clock_step_s_max: float = 30 * 24 * 3600.0
     wall_offset_s: float = 0.0
     """Added to every reading of the wall clock: how a test, or a rehearsal, moves time."""
@@ -133,6 +156,18 @@ class ReplicaConfig:
             raise OperatorError("A snapshot needs a log to shorten: choose more than 0 bytes.")
         if not 0 <= self.port <= 65535:
             raise OperatorError(f"Port {self.port} is out of range: choose 0 to 65535.")
+        if self.peer_address:
+            numeric_address(self.peer_address)
+        files = (self.tls_certificate, self.tls_key, self.tls_authority)
+        if any(files) and not all(files):
+            raise OperatorError(
+                "TLS needs three files: give --tls-certificate, --tls-key and --tls-authority."
+            )
+        if not 0 < 2 * self.heartbeat_ms <= self.election_ms:
+            raise OperatorError(
+                f"An election time-out of {self.election_ms} ms must hold at least two heartbeats of "
+                f"{self.heartbeat_ms} ms: a single late one would depose the leader."
+            )
 
     def to_json(self) -> str:
         """Encode for a child process."""
@@ -143,5 +178,6 @@ class ReplicaConfig:
         """Decode what `to_json` encoded."""
         fields: dict[str, Any] = json.loads(text)
         fields["limits"] = TransportLimits(**fields["limits"])
+        fields["tokens"] = tuple(fields["tokens"])
         fields["skip"] = tuple((index, ordinal) for index, ordinal in fields["skip"])
         return cls(**fields)

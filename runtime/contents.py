@@ -2,8 +2,9 @@
 entries lie.
 
 The same fold runs over every batch that is written and, at start, over every record that is read
-back. It looks at slot headers only, never into a body, SKIP entries apart: which commands an
-operator left out must be known before the first entry is replayed.
+back. It looks at slot headers only, never into a body, except of SKIP and CONFIGURATION entries: which
+commands an operator left out, and who the members are, must be known before the first entry is
+replayed.
 
 An ENTRY at or below the last index overwrites the log from there on, as TRUNCATE does. Nothing at
 or below the commit index may be overwritten, and no index left out: either would be our bug, and
@@ -24,7 +25,7 @@ from attrs import define, field
 from . import slots
 
 PLACE_EVERY_BYTES = 256 * 1024
-SKIP_KIND = 3
+SKIP_KIND, CONFIGURATION_KIND = 3, 4
 
 _ENTRY = struct.Struct("<IHHQQqH")
 _HARD_STATE = struct.Struct("<IHHQQQ")
@@ -56,6 +57,8 @@ class Contents:
     boundaries: list[tuple[int, int]] = field(factory=list[tuple[int, int]])
     skips: list[tuple[int, int, int]] = field(factory=list[tuple[int, int, int]])
     """(index of the SKIP entry, index and ordinal of the command left out)."""
+    configurations: list[tuple[int, bytes]] = field(factory=list[tuple[int, bytes]])
+    """(index, body) of the entries that changed the members."""
     place_indexes: "array[int]" = field(factory=_indexes)
     place_segments: "array[int]" = field(factory=_indexes)
     place_offsets: "array[int]" = field(factory=_indexes)
@@ -80,6 +83,7 @@ class Contents:
         self.commit = through
         self.boundaries.clear()
         self.skips.clear()
+        self.configurations.clear()
         for column in (self.place_indexes, self.place_segments, self.place_offsets):
             del column[:]
         self.truncations += 1
@@ -110,6 +114,9 @@ class Contents:
                     self.skips.append(
                         (index, *_SKIP_BODY.unpack_from(run, at + slots.ENTRY_HEADER_BYTES))
                     )
+                elif entry_kind == CONFIGURATION_KIND:
+                    body = bytes(run[at + slots.ENTRY_HEADER_BYTES : at + length])
+                    self.configurations.append((index, body))
             elif kind == slots.HARD_STATE:
                 _, _, _, self.term, self.voted_for, self.commit = _HARD_STATE.unpack_from(run, at)
             elif kind == slots.TRUNCATE:
@@ -144,6 +151,8 @@ class Contents:
             self.boundaries.pop()
         while self.skips and self.skips[-1][0] >= index:
             self.skips.pop()
+        while self.configurations and self.configurations[-1][0] >= index:
+            self.configurations.pop()
         keep = bisect_right(self.place_indexes, index - 1)
         for column in (self.place_indexes, self.place_segments, self.place_offsets):
             del column[keep:]
@@ -193,6 +202,7 @@ class Contents:
         self.boundaries[:] = kept
         self.first, self.origin_term = first, last_term
         self.skips[:] = [skip for skip in self.skips if skip[0] >= first]
+        self.configurations[:] = [known for known in self.configurations if known[0] >= first]
 
     def term_at(self, index: int) -> int:
         """The term of an entry from `first - 1` on."""
@@ -213,4 +223,6 @@ class Contents:
             self.last_term,
             tuple(self.boundaries),
             tuple((index, ordinal) for _, index, ordinal in self.skips),
+            origin_term=self.origin_term,
+            configurations=tuple(self.configurations),
         )

@@ -10,6 +10,7 @@ nobody else starts in the directory.
 """
 
 import fcntl
+import hashlib
 import json
 import os
 import time
@@ -42,6 +43,10 @@ class Identity:
     app: str
     limits: Mapping[str, int] = field(factory=dict[str, int])
     created_ns: int
+    founders: Mapping[int, str] = field(factory=dict[int, str])
+    """Where the members listen for replicas that the cluster began with, or had when this one joined; empty: it is alone."""
+    joining: bool = False
+    """It was no founder: who the members are, the log says."""
 
     def to_json(self) -> bytes:
         """The content of identity.json."""
@@ -62,6 +67,8 @@ class Identity:
             app=str(fields["app"]),
             limits={str(name): int(value) for name, value in fields["limits"].items()},
             created_ns=int(fields["created_ns"]),
+            founders={int(id): str(where) for id, where in fields.get("founders", {}).items()},
+            joining=bool(fields.get("joining", False)),
         )
 
 
@@ -80,6 +87,30 @@ def new_identity(
         app=app,
         limits=limits or {},
         created_ns=Clock().wall_ns(),
+    )
+
+
+def member_identity(
+    app: str,
+    replica_id: int,
+    cluster_id: bytes,
+    founders: Mapping[int, str],
+    *,
+    limits: Mapping[str, int],
+    hash_seed: int | None = None,
+    joining: bool = False,
+) -> Identity:
+    """The identity of one of several replicas: the hash seed and the limits are the cluster's, for all of them the same."""
+    derived = int.from_bytes(hashlib.blake2b(cluster_id, digest_size=4).digest(), "little")
+    return Identity(
+        cluster_id=cluster_id,
+        replica_id=replica_id,
+        hash_seed=derived if hash_seed is None else hash_seed,
+        app=app,
+        limits=limits,
+        created_ns=Clock().wall_ns(),
+        founders=founders,
+        joining=joining,
     )
 
 

@@ -9,6 +9,7 @@ import faulthandler
 import gc
 import json
 import os
+import random
 import signal
 import socket
 import sys
@@ -23,10 +24,16 @@ from setproctitle import setproctitle
 from ..actors.limits import Limits
 from ..shm import Counters, ShmError, die_with_parent
 from . import agent, memory
+from .addresses import shown
 from .clock import Clock
 from .config import NS_PER_S, ReplicaConfig
+from .descriptors import Descriptors
 from .errors import EXIT_JOURNAL_FAILED, JournalFailed, OperatorError
+from .hosts import numeric_address
 from .identity import Identity, load_identity
+from .peer_hello import RAFT_LINK, Hello
+from .peers import Peers
+from .tls import TlsFiles, client_context, peer_contexts, require_security
 from .topology import CONSENSUS, GATEWAY, JOURNAL, LOGIC, PROCESSES
 
 EXIT_OPERATOR = 65
@@ -103,23 +110,33 @@ def _stop_when_told() -> Callable[[], bool]:
 def _run_gateway(handed: Handed) -> int:
     from . import gateway
 
-    limits = Limits(**handed.identity.limits)
-    listener = gateway.listen(handed.config.host, handed.port)
+    config, identity = handed.config, handed.identity
+    limits = Limits(**identity.limits)
+    files = _tls_files(config)
+    exposed = [config.host, config.peer_address, *identity.founders.values()]
+    require_security(filter(None, exposed), files, insecure=config.insecure)
+    listener = gateway.listen(config.host, handed.port)
     attachment, counters = _attach(handed, GATEWAY)
+    descriptors = Descriptors()
+    peers = _peers(handed, attachment, listener, files, descriptors)
     process = gateway.Gateway(
         listener,
         gateway.Identity(
-            handed.identity.cluster_id,
-            handed.identity.replica_id,
+            identity.cluster_id,
+            identity.replica_id,
             limits.session_window,
+            config.tokens,
         ),
         attachment.producers["ingress"],
         attachment.consumers["egress"],
         attachment.consumers["send"],
         attachment.bell,
         counters,
-        gateway.GatewayLimits.of(handed.config.limits),
-        handed.config.spin_ns,
+        gateway.GatewayLimits.of(config.limits),
+        config.spin_ns,
+        peers=peers,
+        tls=None if files is None else client_context(files),
+        descriptors=descriptors,
     )
     signal.signal(signal.SIGTERM, lambda number, frame: process.drain())
     host, port = process.address
@@ -128,6 +145,52 @@ def _run_gateway(handed: Handed) -> int:
     process.close()
     attachment.close()
     return status
+
+
+def _tls_files(config: ReplicaConfig) -> TlsFiles | None:
+    if not config.tls_certificate:
+        return None
+    return TlsFiles(config.tls_certificate, config.tls_key, config.tls_authority)
+
+
+def _peers(
+    handed: Handed,
+    attachment: memory.Attachment,
+    clients: socket.socket,
+    files: TlsFiles | None,
+    descriptors: Descriptors,
+) -> Peers | None:
+    """The links to the other replicas; None where none can be."""
+    from . import gateway
+
+    config, identity = handed.config, handed.identity
+    if not config.peer_address:
+        return None
+    _, (host, port) = numeric_address(config.peer_address)
+    serving = clients.getsockname()
+    own = Hello(
+        cluster_id=identity.cluster_id,
+        source=identity.replica_id,
+        target=0,
+        instance=int.from_bytes(os.urandom(8), "little"),
+        link=RAFT_LINK,
+        address=config.peer_address,
+        serves=shown((str(serving[0]), int(serving[1]))),
+        build="",
+    )
+    return Peers(
+        own,
+        gateway.listen(host, port),
+        attachment.producers["receive"],
+        attachment.producers["bulk_receive"],
+        attachment.consumers["bulk_send"],
+        descriptors,
+        lambda sentence: handed.report({"notice": sentence}),
+        random.Random(),
+        dict(identity.founders),
+        None if files is None else peer_contexts(files),
+        config.any_build,
+    )
 
 
 def _run_consensus(handed: Handed) -> int:

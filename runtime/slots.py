@@ -22,9 +22,14 @@ RAFT_MESSAGE, TRUNCATE, SKIP, FAILED = 41, 42, 43, 44
 TAKE_SNAPSHOT, SNAPSHOT_STATE, DISCARD, BUILD, CONTROL, ROOM = 46, 47, 48, 49, 50, 51
 SNAPSHOT_BEGUN, SNAPSHOT_ENDED = 52, 53
 PEER, PEERS, LINK = 45, 54, 55
+READ_DONE, READ_CHUNK, CHUNK, STORE_CHUNK, RECEIVED, RESTART = 56, 57, 58, 59, 60, 61
 
-REPLAY = 1
-"""Tag of an ENTRY that this replica has from an earlier life: it is applied, and answers nobody."""
+REPLAY, SILENT = 1, 2
+"""Bits of an ENTRY's tag: this replica has it from an earlier life; it does not lead. Either way the entry is applied, and
+answers nobody."""
+
+ASKED_ONCE = 16
+"""From this tag on, a READ is answered with one piece and READ_DONE, both under its tag."""
 
 LAST_CHUNK = 1
 """Tag of the SNAPSHOT_CHUNK behind which there is no more."""
@@ -55,7 +60,7 @@ _HARD_STATE = struct.Struct("<IHHQQQ")
 _READ = struct.Struct("<IHHQQQ")
 _TRUNCATE = struct.Struct("<IHHQ")
 _SKIP = struct.Struct("<IHHQII")
-_RECOVERED = struct.Struct("<IHHQQQQQqQQQQIIII")
+_RECOVERED = struct.Struct("<IHHQQQQQqQQQQQQIIIII")
 _INDEX = struct.Struct("<IHHQ")
 _RESTORE = struct.Struct("<IHHQQ")
 _TAKE_SNAPSHOT = struct.Struct("<IHHQQ")
@@ -207,6 +212,11 @@ class Recovered:
     snapshot_bytes: int = 0
     snapshot_build: str = ""
     membership: bytes = b""
+    origin_term: int = 0
+    """The term of entry `first - 1`."""
+    snapshot_file_bytes: int = 0
+    configurations: tuple[tuple[int, bytes], ...] = ()
+    """The entries of the log that changed the members: index and body."""
 
 
 def pack_recovered(recovered: Recovered) -> bytes:
@@ -218,6 +228,7 @@ def pack_recovered(recovered: Recovered) -> bytes:
             *(_PLACE.pack(index, ordinal, 0) for index, ordinal in recovered.skips),
             build,
             recovered.membership,
+            *(_PAIR.pack(index, len(body)) + body for index, body in recovered.configurations),
         )
     )
     head = _RECOVERED.pack(
@@ -234,10 +245,13 @@ def pack_recovered(recovered: Recovered) -> bytes:
         recovered.snapshot_index,
         recovered.snapshot_term,
         recovered.snapshot_bytes,
+        recovered.origin_term,
+        recovered.snapshot_file_bytes,
         len(recovered.boundaries),
         len(recovered.skips),
         len(build),
         len(recovered.membership),
+        len(recovered.configurations),
     )
     return _fill(head + rest)
 
@@ -245,7 +259,7 @@ def pack_recovered(recovered: Recovered) -> bytes:
 def unpack_recovered(slot: memoryview) -> Recovered:
     """Read the RECOVERED slot."""
     fields = _RECOVERED.unpack_from(slot)
-    boundary_count, skip_count, build_bytes, membership_bytes = fields[-4:]
+    boundary_count, skip_count, build_bytes, membership_bytes, configuration_count = fields[-5:]
     offset = _RECOVERED.size
     boundaries = [_PAIR.unpack_from(slot, offset + at * _PAIR.size) for at in range(boundary_count)]
     offset += boundary_count * _PAIR.size
@@ -253,8 +267,16 @@ def unpack_recovered(slot: memoryview) -> Recovered:
     offset += skip_count * _PLACE.size
     build = bytes(slot[offset : offset + build_bytes]).decode()
     offset += build_bytes
+    membership = bytes(slot[offset : offset + membership_bytes])
+    offset += membership_bytes
+    configurations: list[tuple[int, bytes]] = []
+    for _ in range(configuration_count):
+        index, length = _PAIR.unpack_from(slot, offset)
+        offset += _PAIR.size
+        configurations.append((index, bytes(slot[offset : offset + length])))
+        offset += length
     term, voted_for, commit, first, last, last_time_ns, last_term = fields[3:10]
-    snapshot_index, snapshot_term, snapshot_bytes = fields[10:13]
+    snapshot_index, snapshot_term, snapshot_bytes, origin_term, file_bytes = fields[10:15]
     return Recovered(
         term,
         voted_for,
@@ -269,7 +291,10 @@ def unpack_recovered(slot: memoryview) -> Recovered:
         snapshot_term,
         snapshot_bytes,
         build,
-        bytes(slot[offset : offset + membership_bytes]),
+        membership,
+        origin_term,
+        file_bytes,
+        tuple(configurations),
     )
 
 

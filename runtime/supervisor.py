@@ -40,8 +40,8 @@ from .position import Position
 from .topology import GATEWAY, JOURNAL, LOGIC, PROCESSES
 
 Observer = Callable[[str, dict[str, Any]], None]
-"""Told of every step: (event, facts). Events: starting, restoring, replaying, ready, snapshot, warning, died, overrun,
-draining, snapshotting, parked, stopped."""
+"""Told of every step: (event, facts). Events: starting, restoring, replaying, ready, role, snapshot, warning, notice, died,
+overrun, draining, snapshotting, parked, stopped."""
 
 WATCH_S = 0.1
 KILL_WAIT_S = 10.0
@@ -295,6 +295,8 @@ class Supervisor:
                 self.snapshotting = 0
                 facts = {"index": index, "bytes": size, "seconds": round(seconds, 3)}
                 self.observer("snapshot", facts)
+            case {"role": facts}:
+                self.observer("role", facts)
             case {"settled": _}:
                 self.settled = True
             case {"ready": facts}:
@@ -304,6 +306,8 @@ class Supervisor:
                 self.observer("ready", {**facts, "address": self.address})
             case {"warning": sentence}:
                 self.observer("warning", {"sentence": sentence})
+            case {"notice": sentence}:
+                self.observer("notice", {"sentence": sentence})
             case {"fatal": sentence}:
                 if self.failure is None:
                     self.failure = sentence

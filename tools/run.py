@@ -180,8 +180,11 @@ class Display:
                 self._say(f"Snapshot of entry {facts['index']}: {size:.1f} MiB in {seconds:.1f} s.")
             case "stopped":
                 self._say("Stopped.")
-            case "warning":
+            case "warning" | "notice":
                 self._say(facts["sentence"])
+            case "role":
+                leader = f"replica {facts['leader']} leads" if facts["leader"] else "no leader"
+                self._say(f"{facts['role'].capitalize()} in term {facts['term']}; {leader}.")
             case "parked":
                 self._say(facts["error"])
             case _:
