@@ -140,7 +140,7 @@ def test_nothing_has_its_name_before_it_is_durable(tmp_path):
     assert os.listdir(tmp_path) == ["spare.tmp"]
     assert failing.calls == ["allocate", "write", "sync"]
     segment = spare.take(tmp_path / segment_name(3), HEADER, [])
-    assert failing.calls[3:] == ["write", "sync", "sync_all"]
+    assert failing.calls[3:] == ["write", "sync", "rename_file", "sync_all"]
     segment.close()
 
 
