@@ -8,7 +8,8 @@ The search gives the operations their places one by one: the next is any that wa
 without a place. Two orders of the same operations that leave the object in the same state are one configuration, looked at
 once. Objects under different keys do not concern each other, so each key is checked alone. Three things keep the search short and
 change no verdict: who returns first is tried first; operations of unknown outcome come last, are passed over when they change nothing,
-and of two that are alike the earlier is taken; the operations with a place are all up to one number, and a short mask.
+and of two that are alike the earlier is taken; a configuration that has used up more of them than one that was looked
+at, and is like it otherwise, can do no more than that one, and is passed over.
 
 It says no only when every possibility was looked at; beyond `configurations_max` it raises Undecided.
 """
@@ -160,19 +161,23 @@ class _Search:
     def run(self) -> Verdict:
         """Depth first, with a stack of our own: histories are longer than Python's."""
         start: Configuration = (0, 0, 0, self.model.initial)
-        seen = {start}
+        configurations = 1
+        seen: dict[tuple[int, int, Hashable], list[int]] = {}
         stack = [self._next(start)]
         deepest = start
         total = len(self._known)
         while stack:
             for configuration in stack[-1]:
-                if configuration in seen:
+                low, mask, extra, state = configuration
+                looked_at = seen.setdefault((low, mask, state), [])
+                if any(less & ~extra == 0 for less in looked_at):
                     continue
-                seen.add(configuration)
-                if configuration[0] == total:
-                    return Verdict(True, self.key, configurations=len(seen))
-                if len(seen) > self.configurations_max:
-                    raise Undecided(f"key {self.key!r}: {len(seen)} configurations")
+                looked_at.append(extra)
+                configurations += 1
+                if low == total:
+                    return Verdict(True, self.key, configurations=configurations)
+                if configurations > self.configurations_max:
+                    raise Undecided(f"key {self.key!r}: {configurations} configurations")
                 if _placed(configuration) > _placed(deepest):
                     deepest = configuration
                 stack.append(self._next(configuration))
@@ -180,14 +185,14 @@ class _Search:
             else:
                 stack.pop()
         if not total:
-            return Verdict(True, self.key, configurations=len(seen))
+            return Verdict(True, self.key, configurations=configurations)
         return Verdict(
             False,
             self.key,
             deepest[3],
             _placed(deepest),
             tuple(self._known[at] for at in self._candidates(deepest)[0]),
-            len(seen),
+            configurations,
         )
 
     def _next(self, configuration: Configuration) -> Iterator[Configuration]:
