@@ -8,7 +8,7 @@ Within one version, fields are compared as reading.py says. Between two versions
 which are code: all that is compared is that there are some.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import msgspec
@@ -42,6 +42,18 @@ def compare(old: Schema, new: Schema) -> list[Incompatibility]:
                 found.append(Incompatibility(kind, int(id), fault.breaks, sentence))
         found += _revived(old, new, kind, table)
     return found
+
+
+def unreadable(
+    written: bytes, new: Schema, actors: Collection[int], messages: Collection[int]
+) -> list[str]:
+    """Why code with the new schema must not read these types, of which something is stored.
+
+    It goes by the types, not by the values: one may decode, and be read as something else.
+    """
+    held = {"actor": actors, "message": messages}
+    found = compare(decode_schema(written), new)
+    return [one.sentence for one in found if one.breaks and one.id in held[one.kind]]
 
 
 def _revived(old: Schema, new: Schema, kind: str, table: str) -> Iterator[Incompatibility]:
@@ -157,7 +169,7 @@ def _versions_and_fields(reading: Reading, was: Schema, now: Schema) -> Iterator
     is_renamed = name != was["name"]
     if now["version"] == version:
         faults = list(reading.fields(was, now, name))
-        if is_renamed and (faults or len(was["fields"]) != len(now["fields"])):
+        if is_renamed and faults:
             yield Fault(
                 f"its id is {name}'s now",
                 remedy=f"give {name} an id that was never used, and keep {was['name']}",

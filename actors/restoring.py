@@ -15,7 +15,8 @@ from attrs import Factory, define, evolve
 
 from . import content, parts
 from .app import App, encode_body
-from .content import Header, Kind
+from .compatibility import unreadable
+from .content import Header, HeldTimer, HeldType, Kind
 from .errors import SnapshotRefused
 from .fold import State
 from .limits import Limits
@@ -227,29 +228,44 @@ class Reading:
 
 
 def check_fits(app: App, header: Header) -> None:
-    """Refuse a snapshot that holds what the App lacks; the text names it."""
-    for id, held in header.actor_types.items():
-        actor = app.actor_types.get(id)
-        where = f"the snapshot holds {held.actors} actors of type {id} ({held.name})"
-        if actor is None:
-            raise SnapshotRefused(
-                f"{where}, which App {app.name!r} lacks: start an App that has it"
-            )
-        if actor.key.__name__ != held.key:
-            raise SnapshotRefused(
-                f"{where} with keys of type {held.key}, and {actor.name} has keys of type "
-                f"{actor.key.__name__}: the type of a key cannot change"
-            )
-        refusal = actor.versions.refusal(held.version)
-        if refusal is not None:
-            raise SnapshotRefused(f"{where}: {refusal}")
-    for id, held in header.timers.items():
-        route = app.timers.get(id)
-        if route is None or route.actor.id != held.actor_type:
-            raise SnapshotRefused(
-                f"the snapshot holds a timer with message {id} ({held.name}), which no @on_timer "
-                f"method of actor type {held.actor_type} takes: start an App that has one"
-            )
-        refusal = route.versions.refusal(held.version)
-        if refusal is not None:
-            raise SnapshotRefused(f"the snapshot holds a timer with message {id}: {refusal}")
+    """Refuse a snapshot of which the App lacks or misreads something; the text names all of it."""
+    refusals = [
+        *(_actor_refusal(app, id, held) for id, held in header.actor_types.items()),
+        *(_timer_refusal(app, id, held) for id, held in header.timers.items()),
+    ]
+    found = [refusal for refusal in refusals if refusal is not None]
+    if not found and header.schema != app.schema_json():
+        try:
+            found = unreadable(header.schema, app.schema(), header.actor_types, header.timers)
+        except ValueError as error:
+            found = [f"the schema in it: {error}"]
+    if found:
+        raise SnapshotRefused("; ".join(sentence.removesuffix(".") for sentence in found))
+
+
+def _actor_refusal(app: App, id: int, held: HeldType) -> str | None:
+    """Why the App cannot take these actors."""
+    actor = app.actor_types.get(id)
+    where = f"the snapshot holds {held.actors} actors of type {id} ({held.name})"
+    if actor is None:
+        return f"{where}, which App {app.name!r} lacks: start an App that has it"
+    if actor.key.__name__ != held.key:
+        return (
+            f"{where} with keys of type {held.key}, and {actor.name} has keys of type "
+            f"{actor.key.__name__}: the type of a key cannot change"
+        )
+    refusal = actor.versions.refusal(held.version)
+    return None if refusal is None else f"{where}: {refusal}"
+
+
+def _timer_refusal(app: App, id: int, held: HeldTimer) -> str | None:
+    """Why the App cannot take these timers."""
+    where = f"the snapshot holds a timer with message {id} ({held.name})"
+    route = app.timers.get(id)
+    if route is None or route.actor.id != held.actor_type:
+        return (
+            f"{where}, which no @on_timer method of actor type {held.actor_type} takes: start an "
+            "App that has one"
+        )
+    refusal = route.versions.refusal(held.version)
+    return None if refusal is None else f"{where}: {refusal}"

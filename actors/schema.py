@@ -85,7 +85,7 @@ def schema_of(app: "App") -> dict[str, Any]:
 
 
 def _head(cls: type, versions: Versions) -> dict[str, Any]:
-    return {"name": cls.__qualname__, "version": versions.current, "oldest": versions.oldest}
+    return {"name": cls.__name__, "version": versions.current, "oldest": versions.oldest}
 
 
 def _taken(route: "Route") -> dict[str, Any]:
@@ -157,7 +157,7 @@ class Description:
                 raise AssertionError(f"a field of type {info!r} passed the checks")
 
     def _enum(self, info: msgspec.inspect.EnumType) -> str:
-        name, is_new = self._name(info.cls, info.cls.__qualname__, self.enums)
+        name, is_new = self._name(info.cls, info.cls.__name__, self.enums)
         if is_new:
             members = info.cls.__members__
             self.enums[name] = {member: one.value for member, one in members.items()}
@@ -165,7 +165,7 @@ class Description:
 
     def _class(self, info: msgspec.inspect.DataclassType) -> str:
         cls: Any = info.cls
-        shown = cls.__qualname__ if isinstance(cls, type) else str(cls).rpartition(".")[2]
+        shown = cls.__name__ if isinstance(cls, type) else str(cls).rpartition(".")[2]
         name, is_new = self._name(info, shown, self.classes)
         if is_new:
             self.classes[name] = {}  # It may hold itself.

@@ -32,6 +32,9 @@ class AccountWithoutTimers:
     def note(self, command: Note, context: Context) -> None: ...
 
 
+AccountWithoutTimers.__name__ = "Account"
+
+
 def restored(machine: Machine) -> Machine:
     return Machine.restore(app, machine.limits, machine.seed, machine.snapshot())
 

@@ -310,6 +310,7 @@ def test_a_part_of_a_field_that_the_class_has_no_longer_is_passed_over() -> None
         @handler
         def fill(self, command: Fill, context: Context) -> None: ...
 
+    Smaller.__name__ = "Market"
     chunks = list(with_actors(MARKETS, a=market(9)).snapshot())
     machine = Machine.restore(App(actors=[Smaller]), None, SEED, chunks)
 
@@ -348,7 +349,7 @@ def test_parts_of_an_older_version_are_lifted_with_their_actor() -> None:
     )
 
 
-def test_an_actor_that_does_not_fit_its_class_is_named() -> None:
+def test_what_the_class_would_misread_is_refused_by_its_field() -> None:
     @actor(id=1, key=str)
     class Other:
         title: int = 0
@@ -356,6 +357,23 @@ def test_an_actor_that_does_not_fit_its_class_is_named() -> None:
         @handler
         def fill(self, command: Fill, context: Context) -> None: ...
 
+    Other.__name__ = "Market"
+    machine = with_actors(MARKETS, a=market(1))
+    with pytest.raises(
+        SnapshotRefused, match=r"^Market \(actor 1\): Market.title was str and is int;"
+    ):
+        Machine.restore(App(actors=[Other]), None, SEED, machine.snapshot())
+
+
+def test_an_actor_that_does_not_fit_its_class_is_named() -> None:
+    @actor(id=1, key=str)
+    class Other:
+        title: str = attrs.field(default="", validator=attrs.validators.max_len(2))
+
+        @handler
+        def fill(self, command: Fill, context: Context) -> None: ...
+
+    Other.__name__ = "Market"
     machine = with_actors(MARKETS, a=market(1))
     with pytest.raises(SnapshotRefused, match=r"the snapshot's .*Other 'a' \(version 0\) does not"):
         Machine.restore(App(actors=[Other]), None, SEED, machine.snapshot())
