@@ -106,7 +106,7 @@ class Machine:
         self._slots.clear()
         self._units.begin_entry(index, time_ns)
         if kind == EntryKind.COMMANDS:
-            self._commands.apply(bytes(body), index, time_ns, state.clock_ns, self._skips or None)
+            self._commands.apply(body, index, time_ns, state.clock_ns, self._skips or None)
         elif kind == EntryKind.TIME:
             state.sessions.expire(state.clock_ns)
             self._fire_timers()

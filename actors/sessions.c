@@ -1,25 +1,55 @@
 #include "sessions.h"
 
-static size_t place_of(const struct sessions *sessions, const uint8_t id[16])
+static inline uint64_t turned(uint64_t word, int bits) { return word << bits | word >> (64 - bits); }
+
+static inline void sip_round(uint64_t v[4])
 {
-    uint64_t a, b;
-    memcpy(&a, id, 8);
-    memcpy(&b, id + 8, 8);
-    a = (a ^ sessions->seed[0]) * UINT64_C(0x9E3779B97F4A7C15);
-    a ^= a >> 32;
-    b = (b ^ sessions->seed[1] ^ a) * UINT64_C(0xC2B2AE3D27D4EB4F);
-    b ^= b >> 29;
-    b *= UINT64_C(0x165667B19E3779F9);
-    return (size_t)(b ^ b >> 32) & (sessions->capacity - 1);
+    v[0] += v[1];
+    v[2] += v[3];
+    v[1] = turned(v[1], 13) ^ v[0];
+    v[3] = turned(v[3], 16) ^ v[2];
+    v[0] = turned(v[0], 32);
+    v[2] += v[1];
+    v[0] += v[3];
+    v[1] = turned(v[1], 17) ^ v[2];
+    v[3] = turned(v[3], 21) ^ v[0];
+    v[2] = turned(v[2], 32);
 }
 
-struct session *sessions_find(const struct sessions *sessions, const uint8_t id[16])
+/* SipHash-1-3 of an id: two words, and the word that closes the message with its length. */
+static uint64_t hash_of(const uint64_t key[2], const uint8_t id[SESSION_ID_BYTES])
+{
+    uint64_t words[3] = {0, 0, (uint64_t)SESSION_ID_BYTES << 56};
+    memcpy(words, id, SESSION_ID_BYTES);
+    uint64_t v[4] = {
+        key[0] ^ UINT64_C(0x736f6d6570736575),
+        key[1] ^ UINT64_C(0x646f72616e646f6d),
+        key[0] ^ UINT64_C(0x6c7967656e657261),
+        key[1] ^ UINT64_C(0x7465646279746573),
+    };
+    for (int at = 0; at < 3; at++) {
+        v[3] ^= words[at];
+        sip_round(v);
+        v[0] ^= words[at];
+    }
+    v[2] ^= 0xff;
+    for (int round = 0; round < 3; round++)
+        sip_round(v);
+    return v[0] ^ v[1] ^ v[2] ^ v[3];
+}
+
+static size_t place_of(const struct sessions *sessions, const uint8_t id[SESSION_ID_BYTES])
+{
+    return (size_t)hash_of(sessions->key, id) & (sessions->capacity - 1);
+}
+
+struct session *sessions_find(const struct sessions *sessions, const uint8_t id[SESSION_ID_BYTES])
 {
     if (!sessions->count)
         return NULL;
     for (size_t at = place_of(sessions, id);; at = (at + 1) & (sessions->capacity - 1)) {
         struct session *found = sessions->places[at];
-        if (!found || memcmp(found->id, id, 16) == 0)
+        if (!found || memcmp(found->id, id, SESSION_ID_BYTES) == 0)
             return found;
     }
 }
@@ -95,14 +125,14 @@ struct session *sessions_oldest(struct sessions *sessions)
     return sessions->oldest;
 }
 
-struct session *sessions_add(struct sessions *sessions, const uint8_t id[16], int64_t active_ns)
+struct session *sessions_add(struct sessions *sessions, const uint8_t id[SESSION_ID_BYTES], int64_t active_ns)
 {
     if (!make_room(sessions))
         return NULL;
     struct session *session = calloc(1, sizeof *session);
     if (!session)
         return NULL;
-    memcpy(session->id, id, 16);
+    memcpy(session->id, id, SESSION_ID_BYTES);
     session->active_ns = active_ns;
     put(sessions, session);
     session->before = sessions->newest;
@@ -158,18 +188,25 @@ void sessions_free(struct sessions *sessions)
     memset(sessions, 0, sizeof *sessions);
 }
 
+int64_t session_expiry_ns(const struct session *session, int64_t timeout_ns)
+{
+    int64_t expiry_ns;
+    return __builtin_add_overflow(session->active_ns, timeout_ns, &expiry_ns) ? INT64_MAX : expiry_ns;
+}
+
 static void forget(struct session *session, uint64_t floor)
 {
     while (session->floor < floor) {
         session->floor++;
         fifo_drop_first(&session->replies);
     }
+    fifo_trim(&session->replies);
 }
 
 enum verdict session_admit(struct session *session, uint64_t request, uint32_t unanswered, uint64_t window,
                            uint64_t bytes_max)
 {
-    if (request > session->last + 1)
+    if (request > session->last && request - session->last > 1)
         return VERDICT_GAP;
     if (unanswered < 1 || request < 1)
         return VERDICT_BAD;
@@ -186,7 +223,7 @@ enum verdict session_admit(struct session *session, uint64_t request, uint32_t u
 
 const uint8_t *session_reply(const struct session *session, uint64_t request)
 {
-    const uint8_t *slot = session->replies.bytes + session->replies.start;
+    const uint8_t *slot = fifo_first(&session->replies);
     for (uint64_t at = session->floor + 1; at < request; at++)
         slot += slot_padded(slot_length(slot));
     return slot;

@@ -109,7 +109,7 @@ class Units:
         except MemoryError:
             raise
         except Exception as error:  # noqa: BLE001 (a validator may raise anything)
-            return self._text(Status.BAD_REQUEST, describe_error(error))
+            return self.refuse_body(error)
         instance = instances.get(key)
         if instance is None or self._state.quarantined:
             refusal = self._refusal(actor, key)
@@ -187,7 +187,7 @@ class Units:
         except MemoryError:
             raise
         except Exception as error:  # noqa: BLE001 (a validator may raise anything)
-            return self._text(Status.BAD_REQUEST, describe_error(error))
+            return self.refuse_body(error)
         instance = lane.instances.get(key)
         if instance is None:
             return Status.NO_SUCH_ACTOR, 0, b"no command has reached this actor"
@@ -228,7 +228,10 @@ class Units:
 
     def lanes(self) -> dict[int, tuple[Any, ...]]:
         """What fold.c needs of `commands`."""
-        return {id: (*lane[:5], lane.route.versions.current) for id, lane in self.commands.items()}
+        return {
+            id: (*lane[:5], lane.actor.id, lane.route.versions.current)
+            for id, lane in self.commands.items()
+        }
 
     def _lanes(self, routes: dict[int, Route]) -> dict[int, Lane]:
         lanes: dict[int, Lane] = {}
@@ -326,6 +329,10 @@ class Units:
             raise Undecodable(f"{name} was sent with a wrong value: {error}") from error
 
     # Failures
+
+    def refuse_body(self, error: BaseException) -> Answer:
+        """The answer to a command or query whose body does not decode."""
+        return self._text(Status.BAD_REQUEST, describe_error(error))
 
     def wrong_reply(self, result: object) -> None:
         """Raise for what a handler returned."""
