@@ -37,11 +37,12 @@ MODELS: dict[str, tuple[Model, Make]] = {
 
 def result_of(model: Model, state: object, operation: Operation) -> object:
     """What this object answers in this state."""
-    for result in (state, True, False, None):
+    after, _ = model.step(state, operation)
+    length = len(after) if isinstance(after, tuple) else 0
+    for result in (state, after, True, False, length):
         if model.step(state, evolve(operation, result=result))[1]:
             return result
-    after, _ = model.step(state, operation)
-    return after
+    raise AssertionError(operation)
 
 
 def simulate(

@@ -85,13 +85,14 @@ class Counter:
 
 
 class Sequence:
-    """append; read, with all elements in order."""
+    """append, with the new length as its result; read, with all elements in order."""
 
     initial = ()
 
     def step(self, state: Any, operation: Operation) -> tuple[Hashable, bool]:
         if operation.f == "append":
-            return (*state, operation.value), True
+            after = (*state, operation.value)
+            return after, operation.result == len(after)
         assert operation.f == "read", operation
         return state, operation.result is not None and tuple(operation.result) == state
 
