@@ -258,7 +258,7 @@ def _run_logic(handed: Handed) -> int:
 
     directory = handed.config.directory
     app = load_app(handed.config.app, Path(handed.config.app_directory))
-    build = build_of(app)
+    build = build_of(app, handed.config.app.partition(":")[0])
     stacks = (directory / "overrun.txt").open("a")
     faulthandler.register(signal.SIGUSR1, stacks)
     position = Position.open(directory / "position")
