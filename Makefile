@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 .PHONY: build
 build: $(VENV)/.built
 
-$(VENV)/.built: pyproject.toml shm/glue.py $(wildcard shm/*.[ch] runtime/*.[ch])
+$(VENV)/.built: pyproject.toml shm/glue.py $(wildcard shm/*.[ch] runtime/*.[ch] actors/*.[ch])
 	@command -v cc >/dev/null || { echo "leftfold needs a C compiler: apt install gcc (or clang)." >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@PYTHONWARNINGS=ignore flock $(VENV)/.lock $(BIN)/pip install --quiet --disable-pip-version-check 'pip>=25.1'
@@ -24,9 +24,11 @@ check: build
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
-	@for source in $(wildcard shm/*.c runtime/*.c); do \
+	@for source in $(wildcard shm/*.c runtime/*.c actors/*.c); do \
 		echo "cc $$source"; \
-		$(CC) -std=gnu11 -O3 -Wall -Wextra -Werror -fvisibility=hidden -fsyntax-only $$source || exit 1; \
+		$(CC) -std=gnu11 -O3 -Wall -Wextra -Werror -fvisibility=hidden -fsyntax-only \
+			-DPy_LIMITED_API=0x030B0000 -I$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))') \
+			$$source || exit 1; \
 	done
 
 .PHONY: demo
