@@ -31,6 +31,8 @@ class Child:
     app: str
     directory: Path
     ready_s_max: float = 120.0
+    options: tuple[str, ...] = ()
+    """More of the options of `leftfold run`."""
     process: subprocess.Popen[bytes] = field(init=False)
     port: int = field(default=0, init=False)
     ready: dict[str, Any] = field(factory=dict[str, Any], init=False)
@@ -42,6 +44,7 @@ class Child:
                 *(sys.executable, "-P", "-m", "leftfold.tools.cli", "run", self.app),
                 *("--dir", str(self.directory), "--port", "0", "--json"),
                 f"--end-with={os.getpid()}",
+                *self.options,
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -1,23 +1,24 @@
 """Load for a replica of leftfold.actors.ledger: how many transfers a second, and how long one takes.
 
 The frames are encoded before the clock starts and the replies are counted in C, so that the load costs little beside what
-it measures; it still shares the machine's cores with the replica, and says nothing of an idle one. Sessions are closed
-at the end. Figures are returned as plain dicts; printing and comparing them is left to the caller.
+it measures; it still shares the machine's cores with the replica, and says nothing of an idle one. The accounts are those of one
+ledger, or an actor each. Sessions are closed at the end. Figures are returned as plain dicts; printing and comparing
+them is left to the caller. Load at a given pace, whatever is answered, is paced.py's.
 """
 
 import secrets
 import select
 import socket
 import time
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from attrs import define, field
+from attrs import define, field, frozen
 
-from ..actors.ledger import Deposit, Transfer
+from ..actors.ledger import Deposit, Pay, PayIn, Transfer
 from ..runtime import frames
 from ..runtime._wire import ffi, lib
-from ..runtime.blocking_client import BlockingClient
-from ..runtime.calls import call
+from ..runtime.calls import Call, call
 from ..runtime.errors import OperatorError
 
 if TYPE_CHECKING:
@@ -25,18 +26,51 @@ if TYPE_CHECKING:
 
 LEDGER = "load"
 ACCOUNTS = 1000
+WINDOW = 1024
+SCATTER = 7
 OPENING_CENTS = 10**9
 BUFFER_BYTES = 512 * 1024
 STALLED_S = 30.0
 
 
-def prepare(host: str, port: int, accounts: int = ACCOUNTS) -> None:
+@frozen
+class Shape:
+    """Where the accounts are: how one is opened, and how money goes from one to another."""
+
+    name: str
+    opening: Callable[[int], Call]
+    transfer: Callable[[int, int], Call]
+    """From the account with the first number to the one with the second."""
+
+
+def account(number: int) -> str:
+    """The name of an account; all are of one length."""
+    return f"account{number:06}"
+
+
+ONE_LEDGER = Shape(
+    "one ledger",
+    lambda number: call(LEDGER, Deposit(account(number), OPENING_CENTS)),
+    lambda source, target: call(LEDGER, Transfer(account(source), account(target), 1)),
+)
+AN_ACTOR_EACH = Shape(
+    "an actor each",
+    lambda number: call(account(number), PayIn(OPENING_CENTS)),
+    lambda source, target: call(account(source), Pay(account(target), 1)),
+)
+
+
+def prepare(
+    host: str, port: int, accounts: int = ACCOUNTS, shape: Shape = ONE_LEDGER, sessions: int = 8
+) -> None:
     """Give every account money, so that no transfer is rejected."""
-    with BlockingClient(host, port) as client:
-        pairs = [(LEDGER, Deposit(_account(n), OPENING_CENTS)) for n in range(accounts)]
-        for reply in client.ask_many(pairs):
-            if isinstance(reply, Exception):
-                raise OperatorError(f"The ledger refused to be prepared: {reply}.") from reply
+
+    def openings(lane: Lane) -> Iterable[Call]:
+        return map(shape.opening, range(lane.index, accounts, sessions))
+
+    found = _closed_loop(host, port, sessions, openings, WINDOW)
+    if found["failures"] or found["refused"]:
+        raise OperatorError(f"The ledger refused to be prepared: {found}.")
 
 
 def throughput(
@@ -45,36 +79,69 @@ def throughput(
     *,
     commands: int = 200_000,
     sessions: int = 8,
-    window: int = 1024,
+    window: int = WINDOW,
     accounts: int = ACCOUNTS,
+    shape: Shape = ONE_LEDGER,
+    prepared: bool = False,
 ) -> dict[str, Any]:
     """Send transfers from `sessions` connections, each with up to `window` in flight; the rate of replies."""
-    prepare(host, port, accounts)
+    if not prepared:
+        prepare(host, port, accounts, shape)
     each = commands // sessions
-    prefix = secrets.token_bytes(8)
-    highest = ffi.new("uint64_t[]", sessions)
-    tally = ffi.new("struct wire_tally *", {"highest": highest, "sessions": sessions})
-    lanes = [
-        _Lane.connect(host, port, prefix + n.to_bytes(8, "little"), n) for n in range(sessions)
-    ]
+    found = _closed_loop(
+        host, port, sessions, lambda lane: transfers(shape, lane.index, each, accounts), window
+    )
+    return {"commands": each * sessions, "sessions": sessions, "window": window} | found
+
+
+def transfers(shape: Shape, lane: int, count: int, accounts: int) -> Iterable[Call]:
+    """Between neighbours, all over the accounts."""
+    for number in range(1, count + 1):
+        source = (number * SCATTER + lane) % accounts
+        yield shape.transfer(source, (source + 1) % accounts)
+
+
+def _closed_loop(
+    host: str, port: int, sessions: int, made: "Callable[[Lane], Iterable[Call]]", window: int
+) -> dict[str, Any]:
+    """Send everything, with up to `window` of each session in flight."""
+    lanes, replies = connect_lanes(host, port, sessions)
     try:
         for lane in lanes:
-            lane.load(each, min(window, lane.window), accounts)
+            lane.load(made(lane), min(window, lane.window))
         started_ns = time.perf_counter_ns()
-        _drive(lanes, tally, each)
+        _drive(lanes, replies)
         elapsed_s = (time.perf_counter_ns() - started_ns) / 1e9
     finally:
         for lane in lanes:
             lane.close()
     return {
-        "commands": each * sessions,
-        "sessions": sessions,
-        "window": window,
-        "failures": tally.failures,
-        "refused": tally.refused,
+        "failures": replies.tally.failures,
+        "refused": replies.tally.refused,
         "elapsed_s": elapsed_s,
-        "per_second": each * sessions / elapsed_s,
+        "per_second": sum(lane.count for lane in lanes) / elapsed_s,
     }
+
+
+@define(eq=False)
+class Replies:
+    """What has been replied, by session."""
+
+    sessions: int
+    highest: "CData" = field(init=False)
+    tally: "CData" = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.highest = ffi.new("uint64_t[]", self.sessions)
+        given = {"highest": self.highest, "sessions": self.sessions}
+        self.tally = ffi.new("struct wire_tally *", given)
+
+
+def connect_lanes(host: str, port: int, sessions: int) -> "tuple[list[Lane], Replies]":
+    """So many connections, and what counts their replies."""
+    prefix = secrets.token_bytes(8)
+    names = [prefix + number.to_bytes(8, "little") for number in range(sessions)]
+    return [Lane.connect(host, port, name, at) for at, name in enumerate(names)], Replies(sessions)
 
 
 def latency(
@@ -83,10 +150,10 @@ def latency(
     """Send transfers one at a time; the time from the send to the reply, in microseconds."""
     prepare(host, port, accounts)
     session = secrets.token_bytes(16)
-    lane = _Lane.connect(host, port, session, 0)
+    lane = Lane.connect(host, port, session, 0)
     took_ns: list[int] = []
     try:
-        lane.load(commands + warm_up, 1, accounts)
+        lane.load(transfers(ONE_LEDGER, 0, commands + warm_up, accounts), 1)
         lane.link.setblocking(True)
         lane.link.settimeout(STALLED_S)
         for number in range(commands + warm_up):
@@ -112,12 +179,8 @@ def latency(
     }
 
 
-def _account(number: int) -> str:
-    return f"account{number:06}"
-
-
 @define(eq=False)
-class _Lane:
+class Lane:
     """One connection with one session: pre-encoded frames, and how far they were sent."""
 
     link: socket.socket
@@ -127,13 +190,14 @@ class _Lane:
     decoder: frames.Decoder = field(factory=frames.Decoder)
     commands: memoryview = field(default=memoryview(b""))
     frame_bytes: int = 0
+    count: int = 0
     sent_bytes: int = 0
     received: "CData | None" = None
     view: memoryview = field(default=memoryview(b""))
     kept_bytes: int = 0
 
     @classmethod
-    def connect(cls, host: str, port: int, session: bytes, index: int) -> "_Lane":
+    def connect(cls, host: str, port: int, session: bytes, index: int) -> "Lane":
         """Connect, greet, and open the session."""
         connected = socket.create_connection((host, port), STALLED_S)
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -159,20 +223,16 @@ class _Lane:
             if found:
                 return found[0]
 
-    def load(self, count: int, window: int, accounts: int) -> None:
+    def load(self, made: Iterable[Call], window: int) -> None:
         """Encode all commands. Every one says that `window` are unanswered, which is never too few."""
         self.window = window
-        encoded: list[bytes] = []
-        for number in range(1, count + 1):
-            source = (number * 7 + self.index) % accounts
-            transfer = Transfer(_account(source), _account((source + 1) % accounts), 1)
-            made = call(LEDGER, transfer)
-            unanswered = min(number, window)
-            encoded.append(
-                frames.command(
-                    made.message_id, self.session, number, unanswered, made.key, made.body
-                )
+        encoded = [
+            frames.command(
+                one.message_id, self.session, number, min(number, window), one.key, one.body
             )
+            for number, one in enumerate(made, 1)
+        ]
+        self.count = len(encoded)
         self.frame_bytes = len(encoded[0])
         assert all(len(frame) == self.frame_bytes for frame in encoded)
         self.commands = memoryview(b"".join(encoded))
@@ -182,8 +242,12 @@ class _Lane:
 
     def send(self, replied: int) -> bool:
         """Send what the window allows; True if the socket took all of it."""
-        upto = min(len(self.commands), (replied + self.window) * self.frame_bytes)
-        if upto == self.sent_bytes:
+        return self.send_upto(min(self.count, replied + self.window))
+
+    def send_upto(self, number: int) -> bool:
+        """Send what was not sent yet, up to this request; True if the socket took all of it."""
+        upto = number * self.frame_bytes
+        if upto <= self.sent_bytes:
             return True
         try:
             self.sent_bytes += self.link.send(self.commands[self.sent_bytes : upto])
@@ -191,14 +255,14 @@ class _Lane:
             return False
         return self.sent_bytes == upto
 
-    def receive(self, tally: "CData") -> None:
+    def receive(self, replies: Replies) -> None:
         """Count what has come."""
         assert self.received is not None
         got = self.link.recv_into(self.view[self.kept_bytes :])
         if not got:
             raise OperatorError("The replica closed the connection under load.")
         filled = self.kept_bytes + got
-        consumed = lib.wire_tally_frames(tally, self.received, filled)
+        consumed = lib.wire_tally_frames(replies.tally, self.received, filled)
         if consumed < 0:
             raise OperatorError("The replica sent what is no frame.")
         self.kept_bytes = filled - consumed
@@ -222,7 +286,7 @@ class _Lane:
         self.link.close()
 
 
-def _drive(lanes: list[_Lane], tally: "CData", each: int) -> None:
+def _drive(lanes: list[Lane], replies: Replies) -> None:
     """Keep every lane's window full until the last reply."""
     poller = select.epoll()
     by_fd = {lane.link.fileno(): lane for lane in lanes}
@@ -236,14 +300,16 @@ def _drive(lanes: list[_Lane], tally: "CData", each: int) -> None:
         while left:
             ready = poller.poll(STALLED_S)
             if not ready:
-                raise OperatorError(f"No reply for {STALLED_S:.0f} s; {tally.replies} had come.")
+                raise OperatorError(
+                    f"No reply for {STALLED_S:.0f} s; {replies.tally.replies} had come."
+                )
             for fd, events in ready:
                 lane = by_fd[fd]
-                before = tally.highest[lane.index]
+                before = replies.highest[lane.index]
                 if events & ~select.EPOLLOUT:
-                    lane.receive(tally)
-                replied = tally.highest[lane.index]
-                left -= before < each == replied
+                    lane.receive(replies)
+                replied = replies.highest[lane.index]
+                left -= before < lane.count == replied
                 poller.modify(fd, select.EPOLLIN if lane.send(replied) else both)
     finally:
         poller.close()
