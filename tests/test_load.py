@@ -21,7 +21,7 @@ def test_every_transfer_of_a_load_is_applied_once() -> None:
     assert (figures["commands"], figures["failures"], figures["refused"]) == (4000, 0, 0)
     assert figures["per_second"] > 0
     assert len(entries) == 4000 + 50
-    assert (total.cents, total.accounts) == (50 * load.OPENING_CENTS, 50)
+    assert (total.cents, total.accounts) == (sum(map(load.opening_cents, range(50))), 50)
 
 
 def test_latencies_are_ordered_percentiles_of_answered_transfers() -> None:

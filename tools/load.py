@@ -43,6 +43,11 @@ class Shape:
     """From the account with the first number to the one with the second."""
 
 
+def opening_cents(number: int) -> int:
+    """What an account is given: each something else, as in life, and all of one length."""
+    return OPENING_CENTS + number * 7_919 % 1_000_003
+
+
 def account(number: int) -> str:
     """The name of an account; all are of one length."""
     return f"account{number:06}"
@@ -50,12 +55,12 @@ def account(number: int) -> str:
 
 ONE_LEDGER = Shape(
     "one ledger",
-    lambda number: call(LEDGER, Deposit(account(number), OPENING_CENTS)),
+    lambda number: call(LEDGER, Deposit(account(number), opening_cents(number))),
     lambda source, target: call(LEDGER, Transfer(account(source), account(target), 1)),
 )
 AN_ACTOR_EACH = Shape(
     "an actor each",
-    lambda number: call(account(number), PayIn(OPENING_CENTS)),
+    lambda number: call(account(number), PayIn(opening_cents(number))),
     lambda source, target: call(account(source), Pay(account(target), 1)),
 )
 
