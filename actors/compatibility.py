@@ -9,7 +9,6 @@ which are code: all that is compared is that there are some.
 """
 
 from collections.abc import Collection, Iterator
-from typing import Any
 
 import msgspec
 from attrs import frozen
@@ -205,10 +204,16 @@ def _versions_and_fields(reading: Reading, was: Schema, now: Schema) -> Iterator
 
 def decode_schema(text: bytes) -> Schema:
     """A schema from its JSON; ValueError if it is none, or of a later format."""
-    found: Any = msgspec.json.decode(text)
-    tables = ("messages", "actors", "classes", "enums")
-    if not isinstance(found, dict) or not all(isinstance(found.get(t), dict) for t in tables):  # pyright: ignore[reportUnknownMemberType]
-        raise ValueError("it is not a schema")
-    if found.get("format") != FORMAT:  # pyright: ignore[reportUnknownMemberType]
-        raise ValueError(f"it has another format than {FORMAT}, as by a later leftfold")
-    return found  # pyright: ignore[reportUnknownVariableType]
+    found: Schema = {}
+    try:
+        found = msgspec.json.decode(text, type=Schema)
+        # Everything in it is looked at.
+        is_whole = kept(found, found) == found and not compare(found, found)
+    except (KeyError, TypeError, ValueError, AttributeError, msgspec.MsgspecError):
+        is_whole = False
+    form = found.get("format")
+    if isinstance(form, int) and form > FORMAT:
+        raise ValueError(f"it has format {form}, of a later leftfold; this one reads {FORMAT}")
+    if form != FORMAT or not is_whole:
+        raise ValueError("it is not a schema, or was changed by hand")
+    return found

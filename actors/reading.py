@@ -156,8 +156,9 @@ class Reading:
             case "dict", "dict":
                 if not within(limits, wider, other):
                     yield changed
-                for one, another in zip(inner, others, strict=True):
-                    yield from self.types(one, another, where)
+                (key, value), (other_key, other_value) = inner, others
+                yield from self.types(key, other_key, where)
+                yield from self.types(value, other_value, where)
             case "int", "float":
                 exact = {"ge": -FLOAT_EXACT_MAX, "le": FLOAT_EXACT_MAX}
                 if not within(limits, exact, kind) or not within(limits, wider, kind, other):

@@ -30,6 +30,7 @@ COMMANDS = (
     ("snapshot", "Have a running replica write its state now, and wait until that counts."),
     ("backup", "Copy a replica, also while it runs, to a directory or a tar."),
     ("restore", "Make a new replica out of a backup, as it was at any index in it."),
+    ("schema", "Write an app's schema to a file, and say what a change of it would break."),
     ("doctor", "Check whether this machine can run a replica well."),
 )
 
@@ -42,7 +43,7 @@ cli = App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
-GROUPS = {"log": "logs"}
+GROUPS = {"log": "logs", "schema": "schemas"}
 """Commands with commands below them: the name of the group in the file."""
 
 for _name, _help in COMMANDS:
