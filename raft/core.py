@@ -650,8 +650,11 @@ class Raft:
         return first, last
 
     def _take_reads(self) -> tuple[Read, ...]:
-        rounds = {peer: progress.round for peer, progress in self._peers.items()}
-        confirmed = agreed(self._quorum, rounds | {self.id: self._round})
+        confirmed = self._round
+        if not self._is_alone:
+            rounds = {peer: progress.round for peer, progress in self._peers.items()}
+            rounds[self.id] = self._round
+            confirmed = agreed(self._quorum, rounds)
         reads: list[Read] = []
         while (
             self._reads
@@ -1369,11 +1372,15 @@ class Raft:
 
     def _advance_commit(self) -> None:
         """§5.3, §5.4.2: a majority holds it durably, and it is of this term."""
-        matches = {
-            peer: progress.match for peer, progress in self._peers.items() if not progress.repairing
-        }
-        matches[self.id] = self._durable_last
-        index = agreed(self._quorum, matches)
+        index = self._durable_last
+        if not self._is_alone:
+            matches = {
+                peer: progress.match
+                for peer, progress in self._peers.items()
+                if not progress.repairing
+            }
+            matches[self.id] = self._durable_last
+            index = agreed(self._quorum, matches)
         if index > self.commit and self.log.term_at(index) == self.term:
             self.commit = index
             if self._observer is not None:

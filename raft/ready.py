@@ -144,7 +144,7 @@ class FetchChunk:
 
 @frozen
 class Ready:
-    """See the head of this file. An empty Ready is false."""
+    """See the head of this file. NOTHING, the only empty one that `ready()` gives, is false."""
 
     send_now: tuple[Message, ...] = ()
     persist: Persist | None = None
@@ -167,7 +167,7 @@ class Ready:
     repaired: bool = False
 
     def __bool__(self) -> bool:
-        return self is not NOTHING and self != NOTHING
+        return self is not NOTHING
 
 
 NOTHING = Ready()

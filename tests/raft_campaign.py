@@ -1,6 +1,6 @@
 """Thousands of random histories of a simulated cluster, with what they had in them.
 
-    python -m tests.raft_campaign [--seeds N] [--first S] [--steps N] [--trace]
+    python -m tests.raft_campaign [--seeds N] [--first S] [--steps N] [--failures-max N] [--trace]
 
 Seeds S … S + N - 1, each at least 500 steps and then a time in which all works. It fails if one of
 them breaks safety or does not come to agree, and prints the command that plays it again (with
@@ -45,8 +45,10 @@ def play(seed: int, steps: int, lines: list[str] | None = None) -> tuple[Counter
     return chaos.cluster.counts, ""
 
 
-def campaign(first: int, seeds: int, steps: int) -> tuple[Counter[str], list[str]]:
-    """Many histories: what was in all of them, and a line for each that failed."""
+def campaign(
+    first: int, seeds: int, steps: int, failures_max: int = 20
+) -> tuple[Counter[str], list[str]]:
+    """Many histories: what was in all of them, and a line for each that failed, up to a number."""
     counts, failures = Counter[str](), list[str]()
     for seed in range(first, first + seeds):
         had, failure = play(seed, steps)
@@ -56,6 +58,8 @@ def campaign(first: int, seeds: int, steps: int) -> tuple[Counter[str], list[str
                 f"python -m tests.raft_campaign --seeds 1 --first {seed} --steps {steps} --trace"
             )
             failures.append(f"seed {seed}: {failure}\n    {command}")
+            if len(failures) >= failures_max:
+                break
     return counts, failures
 
 
@@ -64,6 +68,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=2000)
     parser.add_argument("--first", type=int, default=1)
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--failures-max", type=int, default=20)
     parser.add_argument("--trace", action="store_true")
     arguments = parser.parse_args()
     if arguments.trace:
@@ -73,7 +78,9 @@ def main() -> int:
         return bool(failure)
 
     began = time.monotonic()
-    counts, failures = campaign(arguments.first, arguments.seeds, arguments.steps)
+    counts, failures = campaign(
+        arguments.first, arguments.seeds, arguments.steps, arguments.failures_max
+    )
     print(
         f"{arguments.seeds} histories of {arguments.steps} steps from seed {arguments.first}, ",
         end="",

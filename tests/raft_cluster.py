@@ -302,7 +302,7 @@ class Cluster:
     def settle(self, ids: frozenset[int] | None = None) -> None:
         """Let everything that is under way among `ids` arrive, sync and apply, until it is quiet."""
         ids = ids or frozenset(self.replicas)
-        for _ in range(10_000):
+        for _ in range(2_000):
             up = [id for id in sorted(ids) if self.replicas[id].raft is not None]
             for id in up:
                 self.sync(id)
@@ -353,12 +353,12 @@ class Cluster:
     def drain(self, id: int) -> None:
         replica = self.replicas[id]
         raft = self.raft(id)
-        while True:
+        for _ in range(1000):
             # Before ready(), which may go over to the next configuration.
             self._check(replica, raft)
             ready = raft.ready()
             if not ready:
-                break
+                return
             self._note_role(replica, raft)
             if ready.membership is not None:
                 self.trace(f"{id} goes by {describe_membership(ready.membership)}")
@@ -384,6 +384,7 @@ class Cluster:
             replica.fetches.extend(ready.fetch_chunks)
             if ready.term_to_start:
                 raft.start_term(max(self.now_ns, raft.log.last_time_ns))
+        raise AssertionError(f"replica {id} does not come to rest")
 
     def _write(self, replica: Replica, persist: Persist) -> None:
         self.trace(f"{replica.id} writes {describe_persist(persist)}")

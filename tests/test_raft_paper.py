@@ -206,6 +206,17 @@ def test_a_vote_leaves_only_when_it_is_durable() -> None:
     assert raft.ready().send_after_persist == (RequestVoteReply(1, 2, 2, True),)
 
 
+def test_a_vote_in_a_term_that_is_durable_already_still_waits_for_its_own_write() -> None:
+    """Figure 2: the term alone does not keep the replica from voting twice after a crash (I4)."""
+    raft = raft_with([1], term=2)
+    raft.step(RequestVote(2, 1, 2, 1, 1))
+
+    asked = raft.ready()
+
+    assert asked.send_now == ()
+    assert asked.persist is not None and asked.persist.hard_state == HardState(2, 2, 0)
+
+
 @pytest.mark.parametrize("message", [append(2, 1, 1), Heartbeat(2, 1, 2, 0)])
 def test_a_candidate_follows_the_leader_of_its_term(message: Message) -> None:
     """§5.2: "If the leader's term is at least as large as the candidate's current term, then the

@@ -12,6 +12,13 @@ difference before committing it.
     > apply 1                  logic applies              > propose 1 word   > read 1
     > crash 1                  with the loss of what was not synced          > restart 1
     > log 1                    show its log as index:term, durable up to, commit
+    > join 4                   a new replica, which knows nobody
+    > change 1 add 4 promote 4 remove 2 3          other members, asked of replica 1
+    > transfer 1 to 2          another leader
+    > snapshot 1               its state goes to disk   > compact 1        and the log before it goes
+    > fetch 1 [x 3]            its journal answers (3) reads
+    > check 3 [damaged]        its journal has read back the snapshot that came
+    > harm 2 5                 entry 5 on its disk cannot be read any more (it is down)
 """
 
 import os
@@ -21,7 +28,7 @@ from pathlib import Path
 import pytest
 from raft_cluster import Cluster
 
-from leftfold.raft import Message
+from leftfold.raft import Change, Message, Refused
 
 SCENARIOS = sorted(Path(__file__).with_name("scenarios").glob("*.txt"))
 
@@ -49,6 +56,14 @@ class Stage:
             "crash": self.crash,
             "restart": self.restart,
             "log": self.log,
+            "join": self.join,
+            "change": self.change,
+            "transfer": self.transfer,
+            "snapshot": self.snapshot,
+            "compact": self.compact,
+            "fetch": self.fetch,
+            "check": self.check,
+            "harm": self.harm,
         }
         acts[word](*arguments)
         return self.lines
@@ -63,6 +78,8 @@ class Stage:
             int(options.get("seed", 0)),
             lambda line: self.say(line),
             learners=int(options.get("+", 0)),
+            chunk_bytes_max=60,
+            chunks_in_flight_bytes_max=120,
         )
 
     def tick(self, id: str, x: str = "x", times: str = "1") -> None:
@@ -86,7 +103,7 @@ class Stage:
     def apply(self, id: str) -> None:
         self.cluster.apply(int(id))
         applied = self.cluster.replicas[int(id)].applied
-        words = " ".join(entry.body.decode() or "-" for entry in applied)
+        words = " ".join("-" if entry.kind else entry.body.decode() for entry in applied)
         self.say(f"{id} has applied {words}")
 
     def propose(self, id: str, word: str) -> None:
@@ -105,8 +122,51 @@ class Stage:
 
     def log(self, id: str) -> None:
         raft = self.cluster.raft(int(id))
-        entries = " ".join(f"{n}:{raft.log.term_at(n)}" for n in range(1, raft.log.last + 1))
+        indexes = range(raft.log.first, raft.log.last + 1)
+        entries = " ".join(f"{n}:{raft.log.term_at(n)}" for n in indexes)
         self.say(f"{id} holds {entries or 'nothing'}; durable {raft.durable}; commit {raft.commit}")
+
+    def join(self, id: str) -> None:
+        self.cluster.join(int(id))
+
+    def change(self, id: str, *words: str) -> None:
+        asked: dict[str, list[int]] = {"add": [], "promote": [], "remove": []}
+        kind = ""
+        for word in words:
+            if word in asked:
+                kind = word
+            else:
+                asked[kind].append(int(word))
+        change = Change(
+            add=dict.fromkeys(asked["add"], b""), promote=asked["promote"], remove=asked["remove"]
+        )
+        begun = self.cluster.change(int(id), change)
+        if isinstance(begun, Refused):
+            self.say(f"refused: {begun.sentence}")
+
+    def transfer(self, id: str, to: str, target: str) -> None:
+        assert to == "to"
+        if not self.cluster.transfer(int(id), int(target)):
+            self.say("refused")
+
+    def snapshot(self, id: str) -> None:
+        while self.cluster.replicas[int(id)].to_apply:
+            self.cluster.apply(int(id))
+        self.cluster.snapshot(int(id))
+
+    def compact(self, id: str) -> None:
+        self.cluster.compact(int(id))
+
+    def fetch(self, id: str, x: str = "x", times: str = "1") -> None:
+        assert x == "x"
+        for _ in range(int(times)):
+            self.cluster.fetch(int(id))
+
+    def check(self, id: str, *how: str) -> None:
+        self.cluster.check(int(id), damaged=how == ("damaged",))
+
+    def harm(self, id: str, index: str) -> None:
+        self.cluster.harm(int(id), int(index))
 
     def _take(self, *pair: str) -> list[Message]:
         """Take what is on the wire, all or from one replica to another."""
