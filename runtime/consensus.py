@@ -2,52 +2,78 @@
 
 Everything it decides, `leftfold.raft` decided; here is the wiring, the log time, and the admission of commands. All that
 `ingress` holds becomes one entry, whose body this process never looks into. It waits on no ring (I12): a command is
-admitted only with room for it in `persist` and `apply`, and what does not fit stays in `ingress`. While the disk has no
-room, commands are refused, each with the sentence, and queries are answered.
+admitted only with room for it in `persist` and `apply`, and what does not fit stays in `ingress`. Who does not lead refuses
+commands and queries, each with the leader's address; a subscription is served by any replica.
+
+A leader that has lost its office refuses what it had proposed and not seen committed, and the queries that wait: clients ask
+again elsewhere, under their old numbers, and whatever was committed after all is applied once (I9).
 
 Recovery: the state of the newest snapshot goes from the journal to logic, then the entries behind it, as far as this
-build of the app may replay them (tail.py). When snapshots are taken is snapshot_points.py's to say; when one counts, what
-it makes dispensable is forgotten here and discarded by the journal.
+build of the app may replay them (tail.py). Beside this file: feed.py (logic), persisting.py (journal), peering.py (peers),
+upkeep.py (snapshots and room), administration.py (operators).
 """
 
+import os
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from attrs import define, field
 
-from ..raft import TERM_START, Config, Entry, HardState, Log, Raft, Ready, Role
+from ..raft import CONFIGURATION, Config, HardState, Log, Membership, Raft, Ready, Role, Stored
 from ..shm import Consumer, Counters, Producer
 from . import slots
+from .administration import Administration
 from .agent import Ends
 from .clock import Clock, LogTime
 from .config import NS_PER_S, ReplicaConfig
 from .controls import Controls, status
+from .errors import OperatorError
+from .feed import ENTRY_OVERHEAD_BYTES, Feed
+from .identity import Identity
 from .metrics import publish_fill, record_reached
+from .peering import MESSAGE_FIXED_BYTES, Peering
+from .persisting import Persisting
 from .separation import Refusal, Separator
 from .snapshot_points import SnapshotPoints
 from .tail import Tail
+from .transfer_slots import CHUNK_HEADER_BYTES, unpack_received
+from .upkeep import Upkeep
 
 COMMANDS, TIME, SKIP = 0, 2, 3
-"""The kinds of entries that are proposed here; Raft itself opens each term."""
+"""The kinds of entries that are proposed here; Raft itself opens each term and changes the members."""
 
-TICK_NS = 50_000_000
+assert CONFIGURATION not in (COMMANDS, TIME, SKIP)
+
+TICK_ALONE_NS = 50_000_000
+TICK_NS = 10_000_000
+NS_PER_MS = 1_000_000
 REPORT_NS = 100_000_000
-MAKE_ROOM_AGAIN_NS = 5_000_000_000
+HAND_OVER_NS = NS_PER_S
 READ_RUN_BYTES = 1024 * 1024
-READ_AHEAD_ENTRIES = 8192
 IN_FLIGHT_ENTRIES_MAX = 32_768
-ENTRY_OVERHEAD_BYTES = 64
-"""What an entry takes in a ring besides its body, rounded up; the rest of a reserve goes to padding."""
+IN_FLIGHT_TO_PEER_BYTES = 2 * 1024 * 1024
+RECENT_BYTES = 32 * 1024 * 1024
+ROLES = (Role.FOLLOWER, Role.PRE_CANDIDATE, Role.CANDIDATE, Role.LEADER)
+"""A role's place here is what the counter `role` shows."""
+
+
+@define
+class Proposed:
+    """Commands that this leader put into the log, until logic has them."""
+
+    index: int
+    count: int
+    body: bytes
 
 
 @define(eq=False)
 class Consensus:
-    """Process 2. Commands in; entries to disk and, once committed, to logic."""
+    """Process 2. Commands in; entries to disk, to peers and, once committed, to logic."""
 
     config: ReplicaConfig
     clock: Clock
-    replica_id: int
+    identity: Identity
     consumers: Mapping[str, Consumer]
     producers: Mapping[str, Producer]
     counters: Counters
@@ -57,62 +83,56 @@ class Consensus:
     log_time: LogTime | None = field(default=None, init=False)
     separator: Separator = field(init=False)
     controls: Controls = field(init=False)
+    persisting: Persisting = field(init=False)
     points: SnapshotPoints = field(init=False)
-    tail: Tail = field(init=False)
+    feed: Feed = field(init=False)
+    peering: Peering = field(init=False)
+    upkeep: Upkeep = field(init=False)
+    administration: Administration = field(init=False)
     build: str | None = field(default=None, init=False)
-    # How far logic was given entries, and how far it may be given them: committed and durable.
-    fed: int = field(default=0, init=False)
-    feedable: int = field(default=0, init=False)
-    asked_through: int = field(default=0, init=False)
-    unfed_bytes: int = field(default=0, init=False)
     applied_index: int = field(default=0, init=False)
     digest: int = field(default=0, init=False)
     deadline_ns: int | None = field(default=None, init=False)
     time_entry: int = field(default=0, init=False)
-    # Queries: waiting for Raft's word (by context), then for logic to have the entries before them.
+    # Queries that wait for Raft's word, by context; their bytes, until logic has them.
     queries: dict[int, bytes] = field(factory=dict[int, bytes], init=False)
-    readable: deque[tuple[int, bytes]] = field(factory=deque[tuple[int, bytes]], init=False)
-    query_bytes: int = field(default=0, init=False)
     next_query: int = field(default=1, init=False)
+    proposed: deque[Proposed] = field(factory=deque[Proposed], init=False)
+    leader: bool = field(default=False, init=False)
+    """It leads, and its term is opened."""
     # The last index that a start must have applied before it serves; skips are committed before replay.
     serve_from: int | None = field(default=None, init=False)
     skips_told: bool = field(default=False, init=False)
     serving: bool = field(default=False, init=False)
     draining: bool = field(default=False, init=False)
+    hand_over_until_ns: int = field(default=0, init=False)
     drained: bool = field(default=False, init=False)
     settled: bool = field(default=False, init=False)
-    # Until logic has taken its state from the snapshot; who asked for the snapshot that is wanted.
-    restoring: bool = field(default=False, init=False)
-    asker: slots.Control | None = field(default=None, init=False)
-    # The disk is nearly full: why commands are refused, and when making room is tried again.
-    refusal: Refusal | None = field(default=None, init=False)
-    make_room_ns: int = field(default=0, init=False)
     no_room: bool = field(default=False, init=False)
-    persist_bytes: int = field(default=0, init=False)
-    writes: deque[tuple[int, int]] = field(factory=deque[tuple[int, int]], init=False)
     undurable: deque[tuple[int, int]] = field(factory=deque[tuple[int, int]], init=False)
     unapplied: deque[tuple[int, int]] = field(factory=deque[tuple[int, int]], init=False)
+    tick_ns: int = field(init=False)
     next_tick_ns: int = field(default=0, init=False)
     next_report_ns: int = field(default=0, init=False)
     watched_full: Ends = field(init=False)
     watched_replay: Ends = field(init=False)
     watched_serving: Ends = field(init=False)
     ingress: Consumer = field(init=False)
-    persist: Producer = field(init=False)
     apply: Producer = field(init=False)
     send: Producer = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.separator = Separator(self.config.limits)
         self.ingress = self.consumers["ingress"]
-        self.persist, self.apply = self.producers["persist"], self.producers["apply"]
-        self.send = self.producers["send"]
+        self.apply, self.send = self.producers["apply"], self.producers["send"]
         self.controls = Controls(self.send)
-        always = tuple(self.consumers[name] for name in ("persisted", "applied", "receive"))
-        room = (self.apply, self.persist, self.send)
-        self.watched_full = (*always, *room)
-        self.watched_replay = (*always, *room, self.consumers["read"])
-        self.watched_serving = (*always, *room, self.ingress)
+        self.persisting = Persisting(self.producers["persist"])
+        self.tick_ns = TICK_NS if self.config.peer_address else TICK_ALONE_NS
+        names = ("persisted", "applied", "receive", "bulk_receive", "read")
+        room = (self.apply, self.persisting.ring, self.send)
+        self.watched_full = (*(self.consumers[name] for name in names[:-1]), *room)
+        self.watched_replay = (*(self.consumers[name] for name in names), *room)
+        self.watched_serving = (*self.watched_replay, self.ingress)
 
     def work(self) -> int:
         """One turn over every ring that this process reads."""
@@ -120,21 +140,24 @@ class Consensus:
         done = self._take_read()
         if self.recovered is None:
             return done
-        done += self._take_persisted() + self._take_applied()
+        done += self.persisting.flush() + self._take_persisted() + self._take_applied()
         if self.build is None:
             return (
                 done  # No term is opened, and nothing replayed, before logic has said under what.
             )
         now_ns = self.clock.monotonic_ns()
+        for name in ("receive", "bulk_receive"):
+            done += self.peering.take(self.consumers[name], now_ns)
         if now_ns >= self.next_tick_ns:
             self.raft.tick()
-            self.next_tick_ns = now_ns + TICK_NS
+            self.next_tick_ns = now_ns + self.tick_ns
             publish_fill(self.counters, self.consumers)
         done += self._take_ingress(now_ns) + self._propose_time(now_ns)
-        done += self._carry_out() + self._feed()
+        done += self._carry_out() + self._feed(now_ns)
         if self.serving:
-            done += self._make_room(now_ns) + self._take_snapshot(now_ns)
-            done += self._discard() + self.controls.flush()
+            done += self._make_room(now_ns) + self.upkeep.take_snapshot(now_ns)
+            done += self.upkeep.discard()
+        done += self.peering.flush() + self.controls.flush()
         self._announce(now_ns)
         return done
 
@@ -142,16 +165,25 @@ class Consensus:
         """Everything that it reads, but no input that there is no room for."""
         if self.no_room:
             return self.watched_full
-        return self.watched_serving if self.serving and not self.draining else self.watched_replay
+        return self.watched_serving if self._takes_clients else self.watched_replay
 
     def sleep_ns(self) -> int:
         """Until the next tick, or until an actor's timer is due."""
         now_ns = self.clock.monotonic_ns()
         until_ns = self.next_tick_ns - now_ns
-        held = self.draining or self.refusal is not None  # Then timers wait too.
-        if self.deadline_ns is not None and self.log_time is not None and self.serving and not held:
+        if self.deadline_ns is not None and self.log_time is not None and self._may_propose_time():
             until_ns = min(until_ns, self.deadline_ns - self.log_time.at(now_ns))
         return max(until_ns, 0)
+
+    @property
+    def _is_alone(self) -> bool:
+        """No other replica belongs to the cluster: then clients wait for it, instead of being sent away."""
+        return self.raft.membership.members == frozenset({self.identity.replica_id})
+
+    @property
+    def _takes_clients(self) -> bool:
+        ready = self.serving or (self.recovered is not None and not self._is_alone)
+        return ready and self.build is not None and not self.draining
 
     # What comes in
 
@@ -161,19 +193,20 @@ class Consensus:
         if not run:
             return 0
         index = durable_bytes = 0
+        self._take_applied()  # What a snapshot holds was applied, and said to be, before it was written.
         for kind, tag, slot in slots.slots_of(run):
             if kind == slots.PERSISTED:
                 _, index, durable_bytes = slots.unpack_persisted(slot)
             elif kind == slots.SNAPSHOT_STATE:
-                self._take_snapshot_state(slots.unpack_snapshot_state(slot))
+                self.upkeep.snapshot_ended(slots.unpack_snapshot_state(slot))
+            elif kind == slots.RECEIVED:
+                self.upkeep.received(unpack_received(slot))
             elif kind == slots.ROOM:
-                self._take_room(tag, slots.text_of(slot))
+                self.upkeep.take_room(tag, slots.text_of(slot), self.send.slot_bytes_max)
             else:
                 assert kind == slots.FAILED, f"persisted carried a slot of type {kind}"
         ring.release(len(run))
-        sequence = 0
-        while self.writes and self.writes[0][0] <= durable_bytes:
-            _, sequence = self.writes.popleft()
+        sequence = self.persisting.durable(durable_bytes)
         if sequence:
             self.raft.persisted(sequence)
         histogram = self.counters.histograms["sequenced_to_durable_ns"]
@@ -188,21 +221,23 @@ class Consensus:
         for kind, _, slot in slots.slots_of(run):
             if kind == slots.APPLIED:
                 self.applied_index, self.digest, self.deadline_ns = slots.unpack_applied(slot)
-                self.restoring = False
+                self.feed.applied(self.applied_index)
             elif kind == slots.BUILD:
                 self._take_build(slots.text_of(slot))
             else:
                 assert kind == slots.SNAPSHOT_STATE, f"applied carried a slot of type {kind}"
-                self._take_snapshot_state(slots.unpack_snapshot_state(slot))
+                self.upkeep.snapshot_ended(slots.unpack_snapshot_state(slot))
         ring.release(len(run))
         self.raft.applied(self.applied_index)
+        while self.proposed and self.proposed[0].index <= self.applied_index:
+            self.proposed.popleft()
         self.counters.counters["applied_index"].set(self.applied_index)
         histogram = self.counters.histograms["sequenced_to_applied_ns"]
         record_reached(self.unapplied, self.applied_index, self.clock.monotonic_ns(), histogram)
         return 1
 
     def _take_read(self) -> int:
-        """The recovered state first; then entries that were asked for, passed on to logic as they are."""
+        """The recovered state first; then what was asked for: entries for logic, passed on as they are, or for peers."""
         ring = self.consumers["read"]
         run = ring.peek(READ_RUN_BYTES)
         if not run:
@@ -213,279 +248,335 @@ class Consensus:
             self._start(slots.unpack_recovered(slot))
             ring.release(slots.padded(len(slot)))
             return 1
-        done = self._pass_on(run)
-        if done:
-            ring.release(done)
-        return 1 if done else 0
-
-    def _pass_on(self, run: memoryview) -> int:
-        done = 0
-        index = self.fed
-        for kind, _, slot in slots.slots_of(run):
-            assert kind == slots.ENTRY
-            length = slots.padded(len(slot))
-            if done and done + length > self.apply.capacity // 4:
-                break
-            done += length
-            index += 1
-            entry = slots.unpack_entry(slot)
-            assert entry.index == index, f"entry {entry.index} was read where {index} was due"
-            if index > self.tail.read:
-                self._read_tail(entry, slot)
-        if not self.apply.write(run[:done]):
+        done = self.feed.pass_on(run)
+        done += self.peering.take_read(run[done:])
+        if not done:
             self.no_room = True
             return 0
-        self.fed = index
-        self.points.gave(done)
-        return done
-
-    def _read_tail(self, entry: slots.EntryHeader, slot: memoryview) -> None:
-        """Before logic gets it: may this build replay it?"""
-        tail = self.tail
-        if entry.kind == TERM_START:
-            tail.open_term(bytes(slot[slots.ENTRY_HEADER_BYTES :]).decode(errors="replace"))
-        elif not tail.fits and entry.kind in (COMMANDS, TIME):
-            warning = tail.judge(entry.index)
-            if warning:
-                self.report({"warning": warning})
-        tail.read = entry.index
+        ring.release(done)
+        return 1
 
     def _take_build(self, build: str) -> None:
         assert self.recovered is not None
-        recovered = self.recovered
+        found = self.recovered
         self.build = build
-        self.tail = Tail(build, recovered.snapshot_build, recovered.last, self.config.accept_build)
+        accept = self.config.accept_build
+        self.feed.tail = Tail(build, found.snapshot_build, found.last, accept)
+        if self.config.peer_address:
+            self.peering.tell_gateway(build)
+
+    # Clients
 
     def _take_ingress(self, now_ns: int) -> int:
-        if not self.serving or self.draining:
+        if not self._takes_clients:
             return 0
-        limits = self.config.limits
+        limits, refusal = self.config.limits, self._refusal()
         frame_bytes_max = limits.frame_bytes_max + ENTRY_OVERHEAD_BYTES
         # Half of what is free: the other half is what padding at the wrap may cost.
-        room = min(self.persist.free() // 2, (self.apply.free() - self.unfed_bytes) // 2)
+        room = min(self.persisting.room() // 2, (self.apply.free() - self.feed.unfed_bytes) // 2)
         entry_room = min(limits.entry_bytes_max, room - ENTRY_OVERHEAD_BYTES)
-        query_room = limits.queries_waiting_bytes_max - self.query_bytes
-        in_flight = self.raft.log.last - self.fed
-        if (
+        query_room = limits.queries_waiting_bytes_max - self._query_bytes()
+        if not self.leader:
+            entry_room, query_room = limits.entry_bytes_max, max(query_room, 0)
+        in_flight = self.raft.log.last - self.feed.fed
+        full = (
             entry_room < frame_bytes_max
             or query_room < frame_bytes_max
-            or in_flight >= IN_FLIGHT_ENTRIES_MAX
-        ):
+            or (self.leader and in_flight >= IN_FLIGHT_ENTRIES_MAX)
+        )
+        if full or (refusal is None and self.raft.refusal(entry_room) is not None):
             self.no_room = True
             if self.apply.claim(2 * frame_bytes_max):  # A refusal asks the ring to wake us.
                 self.apply.commit(0)
             return 0
         refusable = None
-        if self.refusal is not None:
-            refusable = (self.send.free() // 2) // self.refusal.slot_bytes
+        if refusal is not None:
+            refusable = (self.send.free() // 2) // refusal.slot_bytes
             if not refusable:
                 self.no_room = True
-                if self.send.claim(2 * self.refusal.slot_bytes):
+                if self.send.claim(2 * refusal.slot_bytes):
                     self.send.commit(0)
                 return 0
         separated = self.separator.take(
             self.ingress, entry_room, query_room, refusable, controls=self.controls.room
         )
-        if separated.count and self.refusal is not None:
-            refused = self.send.write(self.refusal.of_each(separated.body, separated.count))
-            assert refused, "room in send was there"
-            self.counters.counters["refused"].add(separated.count)
+        if separated.count and refusal is not None:
+            self._refuse(refusal, separated.body, separated.count)
         elif separated.count:
             index = self._propose(COMMANDS, separated.body, now_ns)
+            self.proposed.append(Proposed(index, separated.count, separated.body))
             self.undurable.append((index, now_ns))
             self.unapplied.append((index, now_ns))
             self.counters.counters["commands"].add(separated.count)
             self.counters.histograms["entry_bytes"].record(len(separated.body))
         if separated.queries:
-            self._read_index(separated.queries)
+            self._take_queries(separated.queries)
         for _, _, slot in slots.slots_of(memoryview(separated.controls)):
             self._control(slots.unpack_control(slot))
         self.draining = separated.drain
         return separated.consumed
 
-    # What an operator asks
+    def _refusal(self) -> Refusal | None:
+        """Why commands are refused now, if they are."""
+        if self.leader:
+            return self.upkeep.refusal
+        hint = self.peering.leader_serves
+        return Refusal.of(slots.REFUSED_NOT_LEADER, hint, self.send.slot_bytes_max)
+
+    def _refuse(self, refusal: Refusal, run: bytes, count: int) -> None:
+        """Tell those who asked. If `send` has no room they are left unanswered, and ask again."""
+        if self.send.write(refusal.of_each(run, count)):
+            self.counters.counters["refused"].add(count)
+
+    def _query_bytes(self) -> int:
+        waiting = sum(len(run) for _, run in self.feed.readable)
+        return waiting + sum(len(run) for run in self.queries.values())
+
+    def _take_queries(self, run: bytes) -> None:
+        if self.leader:
+            self._read_index(run)
+            return
+        assert self._refusal() is not None
+        queries: list[memoryview] = []
+        for kind, _, slot in slots.slots_of(memoryview(run)):
+            if kind == slots.SUBSCRIBE:
+                self._subscribe(slot)
+            else:
+                queries.append(slot)
+        self._refuse_queries(queries)
+
+    def _subscribe(self, slot: memoryview) -> None:
+        padding = bytes(-len(slot) % 8)
+        self.feed.heard = True
+        self.feed.readable.append((self.feed.fed, bytes(slot) + padding))
+
+    def _refuse_queries(self, queries: list[memoryview]) -> None:
+        refusal = self._refusal()
+        if queries and refusal is not None:
+            run = b"".join(bytes(slot) + bytes(-len(slot) % 8) for slot in queries)
+            self._refuse(refusal, run, len(queries))
 
     def _control(self, control: slots.Control) -> None:
         match control.operation:
             case slots.CONTROL_SNAPSHOT:
-                self._snapshot_by_command(control)
+                self.administration.snapshot(control)
+            case slots.CONTROL_TRANSFER:
+                self.administration.transfer(control)
+            case slots.CONTROL_MEMBERS:
+                self.administration.members(control)
             case slots.CONTROL_STATUS:
-                refusing = "" if self.refusal is None else self.refusal.text.decode()
+                refusal = self.upkeep.refusal
+                refusing = "" if refusal is None else refusal.text.decode()
                 facts = status(self.raft, self.points, refusing)
+                facts |= {"id": self.identity.replica_id, "leader": self.raft.leader_id}
                 facts |= {"build": self.build, "digest": self.digest}
-                self.controls.answer(control, self.fed, facts)
+                self.controls.answer(control, self.feed.fed, facts)
             case _:
                 why = f"This replica knows no control {control.operation}."
-                self.controls.refuse(control, self.fed, why)
-
-    def _snapshot_by_command(self, control: slots.Control) -> None:
-        points = self.points
-        if points.busy:
-            self.controls.refuse(control, self.fed, "A snapshot is being written already.")
-        elif self.fed == points.taken:
-            self.controls.answer(control, self.fed, {"index": points.taken, "new": False})
-        else:
-            points.want(slots.BY_COMMAND)
-            self.asker = control
-
-    # Snapshots, and room for the log
-
-    def _take_snapshot(self, now_ns: int) -> int:
-        """Tell logic to write its state, when that is due, behind what it was given."""
-        reason = self.points.due(leads_others=len(self.raft.config.voters) > 1)
-        if reason is None or self.restoring:
-            return 0
-        term = self.raft.log.term_at(self.fed)
-        assert term is not None
-        asked = slots.TakeSnapshot(self.fed, term, reason)
-        if not self.apply.write(slots.pack_take_snapshot(asked)):
-            return 0
-        self.points.begun(asked, now_ns)
-        if self.asker is not None:
-            self.controls.answer(self.asker, self.fed, {"index": self.fed, "new": True})
-            self.asker = None
-        self.report({"snapshotting": self.fed})
-        return 1
-
-    def _take_snapshot_state(self, state: slots.SnapshotState) -> None:
-        asked = self.points.ended(state)
-        if asked is None:
-            return
-        if state.tag != slots.VERIFIED:
-            self.report(
-                {
-                    "warning": f"There is no snapshot of entry {state.index}: {state.why}. The log is kept and service "
-                    "goes on; it will be tried again."
-                }
-            )
-            return
-        self.counters.counters["snapshot_index"].set(state.index)
-        seconds = (self.clock.monotonic_ns() - self.points.began_ns) / NS_PER_S
-        self.report({"snapshot": state.index, "bytes": state.file_bytes, "seconds": seconds})
-
-    def _discard(self) -> int:
-        """Forget what no snapshot needs any more: here, and on disk."""
-        keep_from = min(self.points.keep_from, self.fed + 1)
-        if keep_from <= self.raft.log.first or self.persist.free() < 4 * ENTRY_OVERHEAD_BYTES:
-            return 0
-        self._write_persist(slots.pack_discard(keep_from))
-        self.raft.log.compact(keep_from)
-        self.counters.counters["log_first_index"].set(keep_from)
-        return 1
-
-    def _take_room(self, tag: int, sentence: str) -> None:
-        if tag == slots.ROOM_LOW:
-            if self.refusal is None:
-                self.report({"warning": sentence})
-            self.refusal = Refusal.of(slots.REFUSED_DISK_FULL, sentence, self.send.slot_bytes_max)
-        elif self.refusal is not None:
-            self.refusal = None
-            self.report({"warning": "There is room on disk again; commands are accepted."})
-
-    def _make_room(self, now_ns: int) -> int:
-        """The disk is low: two snapshots behind everything leave the least log.
-
-        The log is kept from the older of two snapshots on. So when nothing was written since the newest, and it still
-        keeps much of the log alive, an entry with nothing but the time gives the next one an index of its own.
-        """
-        points = self.points
-        if self.refusal is None or self.draining or points.busy or now_ns < self.make_room_ns:
-            return 0
-        if not self._is_quiet() or self.applied_index < self.fed:
-            return 0
-        if self.fed > points.taken:
-            self.make_room_ns = now_ns + MAKE_ROOM_AGAIN_NS
-            points.want(slots.BY_SCHEDULE)
-        elif self.raft.log.first < points.taken:
-            self._propose(TIME, b"", now_ns)
-            self.make_room_ns = 0
-        else:
-            return 0
-        return 1
+                self.controls.refuse(control, self.feed.fed, why)
 
     # What is proposed
 
     def _propose(self, kind: int, body: bytes, now_ns: int) -> int:
         assert self.log_time is not None
         index = self.raft.propose(kind, body, self.log_time.at(now_ns))
-        assert index is not None, "the leader of a cluster of one takes what fits"
-        self.unfed_bytes += len(body) + ENTRY_OVERHEAD_BYTES
+        assert index is not None, "a leader that refuses was asked before"
+        self.feed.proposed(len(body))
         self.counters.counters["entries"].add()
         return index
+
+    def _may_propose_time(self) -> bool:
+        held = self.draining or self.upkeep.refusal is not None  # Then timers wait too.
+        return self.leader and self.serving and not held
 
     def _propose_time(self, now_ns: int) -> int:
         """Logic waits for a moment that has come: put the time into the log."""
         if (
             self.deadline_ns is None
             or self.log_time is None
-            or not self.serving
-            or self.draining
-            or self.refusal is not None
+            or not self._may_propose_time()
             or self.time_entry > self.applied_index
             or self.deadline_ns > self.log_time.at(now_ns)
-            or self.persist.free() < 4 * ENTRY_OVERHEAD_BYTES
+            or self.persisting.room() < 4 * ENTRY_OVERHEAD_BYTES
+            or self.raft.refusal() is not None
         ):
             return 0
         self.time_entry = self._propose(TIME, b"", now_ns)
         return 1
 
     def _read_index(self, run: bytes) -> None:
+        if not self.feed.heard:
+            kinds = (kind for kind, _, _ in slots.slots_of(memoryview(run)))
+            self.feed.heard = any(kind == slots.SUBSCRIBE for kind in kinds)
         context = self.next_query
         self.next_query += 1
         self.queries[context] = run
-        self.query_bytes += len(run)
         accepted = self.raft.read_index(context)
-        assert accepted, "the leader of a cluster of one answers at once"
+        assert accepted, "the leader takes as many as may wait"
 
     # What Raft decided
 
     def _start(self, recovered: slots.Recovered) -> None:
-        config = Config(
-            id=self.replica_id,
-            voters=frozenset({self.replica_id}),
-            recent_bytes_max=2 * self.apply.capacity,
-            unapplied_bytes_max=2 * self.apply.capacity,
-            unapplied_entries_max=2 * IN_FLIGHT_ENTRIES_MAX + recovered.last,
-        )
-        log = Log(
-            recovered.first,
-            recovered.last,
-            recovered.last_term,
-            recovered.boundaries,
-            recovered.last_time_ns,
-        )
-        hard_state = HardState(recovered.term, recovered.voted_for, recovered.commit)
+        """Raft, and everything around it, from what the disk holds."""
         snapshot = recovered.snapshot_index
         applied = snapshot or recovered.first - 1
-        self.raft = Raft(config, hard_state, log, applied)
+        configurations = [
+            (index, Membership.decode(body))
+            for index, body in recovered.configurations
+            if index > snapshot
+        ]
+        if recovered.membership:
+            configurations.insert(0, (snapshot, Membership.decode(recovered.membership)))
+        self.raft = Raft(
+            self._raft_config(recovered),
+            HardState(recovered.term, recovered.voted_for, recovered.commit),
+            _log_of(recovered),
+            applied,
+            configurations=configurations,
+        )
+        if snapshot:
+            stored = Stored(snapshot, recovered.snapshot_term, recovered.snapshot_file_bytes)
+            self.raft.snapshot_taken(stored)
         self.recovered = recovered
-        self.fed = self.asked_through = self.applied_index = applied
+        self.applied_index = applied
         self.points = SnapshotPoints(self.config.snapshot_log_bytes, snapshot)
+        self.feed = Feed(
+            self.apply,
+            self.persisting,
+            self.raft,
+            self.points,
+            self.report,
+            recovered.last,
+            applied,
+        )
+        self._surround()
         self.counters.counters["snapshot_index"].set(snapshot)
         self.counters.counters["log_first_index"].set(recovered.first)
-        if snapshot:
-            # Before any entry, on both rings; both are empty.
-            self.restoring = self.apply.write(
-                slots.pack_restore(snapshot, recovered.snapshot_bytes)
-            )
-            assert self.restoring
-            self._write_persist(slots.pack_restore(snapshot))
+        if snapshot:  # Before any entry.
+            self.feed.restart(snapshot, recovered.snapshot_bytes)
+            self.feed.give(leads=False)
+
+    def _surround(self) -> None:
+        own = {self.identity.replica_id: self.config.peer_address}
+        alone = own if self.config.peer_address and not self.identity.joining else {}
+        self.peering = Peering(
+            self.raft,
+            self.send,
+            self.producers["bulk_send"],
+            self.persisting,
+            self.identity.founders or alone,
+            self.config.any_build,
+            self.report,
+        )
+        self.upkeep = Upkeep(
+            self.raft,
+            self.points,
+            self.feed,
+            self.peering,
+            self.persisting,
+            self.controls,
+            self.clock,
+            self.counters,
+            self.report,
+        )
+        self.administration = Administration(
+            self.identity,
+            self.raft,
+            self.points,
+            self.feed,
+            self.peering,
+            self.upkeep,
+            self.controls,
+        )
+
+    def _raft_config(self, recovered: slots.Recovered) -> Config:
+        config, identity = self.config, self.identity
+        voters = frozenset(identity.founders) or frozenset({identity.replica_id})
+        room = min(
+            ring.slot_bytes_max
+            for ring in (self.send, self.persisting.ring, self.consumers["read"])
+        )
+        unapplied = 2 * self.apply.capacity
+        in_flight = min(IN_FLIGHT_TO_PEER_BYTES, self.persisting.ring.capacity // 4)
+        chunk = min(128 * 1024, room - CHUNK_HEADER_BYTES - MESSAGE_FIXED_BYTES)
+        return Config(
+            id=identity.replica_id,
+            voters=frozenset() if identity.joining else voters,
+            joining=identity.joining,
+            heartbeat_ticks=max(1, config.heartbeat_ms * NS_PER_MS // self.tick_ns),
+            election_ticks=max(2, config.election_ms * NS_PER_MS // self.tick_ns),
+            seed=int.from_bytes(os.urandom(6), "little"),
+            recent_bytes_max=max(RECENT_BYTES if config.peer_address else 0, unapplied),
+            append_bytes_max=min(config.limits.entry_bytes_max, in_flight),
+            entries_in_flight_bytes_max=in_flight,
+            chunk_bytes_max=chunk,
+            chunks_in_flight_bytes_max=4 * chunk,
+            unapplied_bytes_max=unapplied,
+            unapplied_entries_max=2 * IN_FLIGHT_ENTRIES_MAX + recovered.last,
+            reads_max=config.limits.queries_waiting_bytes_max // slots.HEADER_BYTES,
+        )
 
     def _carry_out(self) -> int:
         done = 0
         while ready := self.raft.ready():
             done += 1
-            self._persist(ready)
-            if ready.apply is not None:
-                self.feedable = ready.apply[1]
-            for read in ready.reads:
-                self.readable.append((read.index, self.queries.pop(read.context)))
+            if ready.role_changed:
+                self._role_changed()
+            if ready.membership is not None and self.config.peer_address:
+                self.peering.tell_gateway()
+            self.peering.carry(ready.send_now)
+            if ready.persist is not None:
+                if ready.persist.truncate_from is not None:
+                    self.feed.replaced_from(ready.persist.truncate_from)
+                self.persisting.persist(ready.persist)
+            self.peering.carry(ready.send_after_persist)
+            self.peering.ask_journal(ready.fetch, ready.fetch_chunks)
+            self._give(ready)
             if ready.term_to_start:
                 self._start_term()
         if done:
-            self.counters.counters["commit_index"].set(self.raft.commit)
-            self.counters.counters["term"].set(self.raft.term)
+            self._show()
+        self._leave_if_removed()
         return done
+
+    def _give(self, ready: Ready) -> None:
+        if ready.restore is not None:
+            self.feed.restart(ready.restore, self.upkeep.sizes.pop(ready.restore, 0))
+        if ready.apply is not None:
+            self.feed.feedable = ready.apply[1]
+        for read in ready.reads:
+            self.feed.readable.append((read.index, self.queries.pop(read.context)))
+
+    def _show(self) -> None:
+        counters, raft = self.counters.counters, self.raft
+        counters["commit_index"].set(raft.commit)
+        counters["term"].set(raft.term)
+        counters["role"].set(ROLES.index(raft.role))
+        counters["leader"].set(raft.leader_id)
+
+    def _role_changed(self) -> None:
+        raft = self.raft
+        if raft.role is not Role.LEADER and self.leader:
+            self._lose_office()
+        if self.config.peer_address and raft.role in (Role.LEADER, Role.FOLLOWER):
+            facts = {"role": raft.role.value, "term": raft.term, "leader": raft.leader_id}
+            self.report({"role": facts})
+
+    def _lose_office(self) -> None:
+        """What was proposed and what was asked is refused: whoever asked, asks the next leader."""
+        self.leader = False
+        self.log_time = None
+        self.feed.unfed_bytes = 0
+        refusal = self._refusal()
+        assert refusal is not None
+        for proposed in self.proposed:
+            self._refuse(refusal, proposed.body, proposed.count)
+        self.proposed.clear()
+        self.undurable.clear()
+        self.unapplied.clear()
+        for run in self.queries.values():
+            self._refuse_queries([slot for _, _, slot in slots.slots_of(memoryview(run))])
+        self.queries.clear()
 
     def _start_term(self) -> None:
         """Log time jumps here and nowhere else; then the operator's decisions go into the log."""
@@ -500,52 +591,43 @@ class Consensus:
         assert self.build is not None
         body = self.build.encode()
         self.serve_from = self.raft.start_term(self.log_time.at(now_ns), body)
-        self.unfed_bytes += len(body) + ENTRY_OVERHEAD_BYTES
+        self.feed.proposed(len(body))
         for place in self.config.skip:
             self.serve_from = self._propose(SKIP, slots.pack_skip_body(*place), now_ns)
+        self.leader = True
+        self.time_entry = 0
 
-    def _persist(self, ready: Ready) -> None:
-        persist = ready.persist
-        if persist is None:
-            return
-        parts: list[bytes] = []
-        if persist.truncate_from is not None:
-            parts.append(slots.pack_truncate(persist.truncate_from))
-        parts.extend(_entry_slot(entry, 0) for entry in persist.entries)
-        if persist.hard_state is not None:
-            state = persist.hard_state
-            parts.append(slots.pack_hard_state(state.term, state.voted_for, state.commit))
-        self._write_persist(b"".join(parts))
-        self.writes.append((self.persist_bytes, persist.sequence))
-
-    def _write_persist(self, run: bytes) -> None:
-        written = self.persist.write(run)
-        assert written, "room in persist was kept free"
-        self.persist_bytes += len(run)
+    def _leave_if_removed(self) -> None:
+        raft = self.raft
+        known = bool(raft.membership.members) and raft.commit >= raft.membership_index > 0
+        if known and not raft.is_member and raft.role is not Role.LEADER:
+            raise OperatorError(
+                f"Replica {raft.id} is no member of the cluster any more, and has stopped: remove its directory, or "
+                "let it join again under a new id with an empty one."
+            )
 
     # What logic gets
 
-    def _feed(self) -> int:
-        """Committed entries in index order, each once (I5); then the queries that waited for them."""
-        if self.serve_from is None or (not self.skips_told and self.feedable < self.serve_from):
+    def _feed(self, now_ns: int) -> int:
+        """Committed entries, the queries that waited for them, and at the end the drain."""
+        if self.drained or not self._may_feed():
             return 0
         done = 0
         if not self.skips_told:
             self._tell_skips()
-        if self.fed < self.feedable:
-            done += self._feed_entries()
-        while self.readable and self.readable[0][0] <= self.fed:
-            if not self.apply.write(self.readable[0][1]):
-                break
-            _, run = self.readable.popleft()
-            self.query_bytes -= len(run)
-            done += 1
-        if self.draining and not self.drained and self._is_quiet():
+        done += self.feed.give(leads=self.leader)
+        if self.draining and self._is_quiet() and self._has_handed_over(now_ns):
             self.drained = self.apply.write(slots.pack_drain())
-            if self.drained and self.config.snapshot_at_stop and self.fed > self.points.taken:
+            if self.drained and self.config.snapshot_at_stop and self.feed.fed > self.points.taken:
                 self.points.want(slots.AT_STOP)
             done += 1
         return done
+
+    def _may_feed(self) -> bool:
+        """A replica that is alone has its skips committed before anything is replayed."""
+        if self.skips_told or not self._is_alone:
+            return True
+        return self.serve_from is not None and self.feed.feedable >= self.serve_from
 
     def _tell_skips(self) -> None:
         assert self.recovered is not None
@@ -555,59 +637,66 @@ class Consensus:
             written = self.apply.write(b"".join(slots.pack_skip(*place) for place in places))
             assert written, "logic has not been given anything yet"
 
-    def _feed_entries(self) -> int:
-        assert self.recovered is not None
-        first = self.fed + 1
-        entries = self.raft.log.entries(first, min(self.feedable, first + 1024))
-        if entries is None:
-            return self._ask_journal()
-        done = 0
-        for entry in entries:
-            tag = slots.REPLAY if entry.index <= self.recovered.last else 0
-            if not self.apply.write(_entry_slot(entry, tag)):
-                break
-            self.fed = entry.index
-            self.points.gave(len(entry.body) + ENTRY_OVERHEAD_BYTES)
-            self.unfed_bytes = max(0, self.unfed_bytes - len(entry.body) - ENTRY_OVERHEAD_BYTES)
-            done += 1
-        return done
-
-    def _ask_journal(self) -> int:
-        """Replay: ask ahead, so that the journal and logic work at the same time."""
-        assert self.recovered is not None
-        behind = max(self.asked_through, self.fed)
-        last = min(self.recovered.last, behind + READ_AHEAD_ENTRIES)
-        if behind - self.fed >= READ_AHEAD_ENTRIES or behind >= last:
-            return 0
-        if self.persist.free() < 4 * ENTRY_OVERHEAD_BYTES:
-            return 0
-        self._write_persist(
-            slots.pack_read(behind + 1, last, self.persist.capacity // 4, slots.REPLAY)
-        )
-        self.asked_through = last
-        return 1
-
     def _is_quiet(self) -> bool:
-        return self.fed == self.raft.log.last and not self.readable and not self.queries
+        """Nothing that was accepted is on its way."""
+        through = self.raft.log.last if self.leader else self.feed.feedable
+        return self.feed.fed == through and not self.feed.readable and not self.queries
+
+    def _has_handed_over(self, now_ns: int) -> bool:
+        """A leader that stops leaves its office to somebody first, if there is anybody."""
+        if not self.leader or self._is_alone:
+            return True
+        if not self.hand_over_until_ns:
+            self.hand_over_until_ns = now_ns + HAND_OVER_NS
+            heir = self.administration.heir()
+            if not heir or not self.raft.transfer(heir):
+                return True
+        return now_ns >= self.hand_over_until_ns
+
+    def _make_room(self, now_ns: int) -> int:
+        if self.draining or not self._is_quiet() or self.applied_index < self.feed.fed:
+            return 0
+        can = self.leader and self.raft.refusal() is None
+        return self.upkeep.make_room(
+            now_ns, (lambda: self._propose(TIME, b"", now_ns)) if can else None
+        )
+
+    # What the supervisor hears
 
     def _announce(self, now_ns: int) -> None:
         if self.drained and not self.settled and not self.points.busy:
             self.settled = True  # Nothing is on its way any more: the journal may close.
-            self.report({"settled": self.fed})
-        if self.serving or self.recovered is None or self.restoring:
+            self.report({"settled": self.feed.fed})
+        if self.serving or self.recovered is None or self.feed.restoring:
             return
-        if self.serve_from is not None and self.applied_index >= self.serve_from:
+        if self._is_up_to_date():
             self.serving = True
             facts = {"index": self.applied_index, "term": self.raft.term, "digest": self.digest}
+            if not self._is_alone:
+                facts |= {"replica": self.raft.id, "leader": self.raft.leader_id}
             self.report({"ready": facts})
         elif now_ns >= self.next_report_ns and self.applied_index < self.recovered.last:
             self.next_report_ns = now_ns + REPORT_NS
             self.report({"replayed": self.applied_index, "of": self.recovered.last})
 
+    def _is_up_to_date(self) -> bool:
+        if self.leader:
+            return self.serve_from is not None and self.applied_index >= self.serve_from
+        following = self.raft.leader_id and self.raft.role is Role.FOLLOWER
+        return bool(following) and self.applied_index >= self.raft.commit
 
-def _entry_slot(entry: Entry, tag: int) -> bytes:
-    body = entry.body
-    head = slots.pack_entry_header(
-        entry.index, entry.term, entry.time_ns, entry.kind, len(body), tag
+
+def _log_of(recovered: slots.Recovered) -> Log:
+    """The log, with the term of the entry before its first one."""
+    boundaries = list(recovered.boundaries)
+    if recovered.first > 1:
+        if boundaries and boundaries[0][1] == recovered.origin_term:
+            del boundaries[0]
+        boundaries.insert(0, (recovered.first - 1, recovered.origin_term))
+    return Log(
+        recovered.first,
+        recovered.last,
+        recovered.last_term,
+        boundaries,
+        recovered.last_time_ns,
     )
-    return head + body + bytes(-len(body) % 8)

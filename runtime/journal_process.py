@@ -11,6 +11,8 @@ while batches go on. Requests that wait are bounded, and so is what is kept of a
 takes long, a snapshot that is written or a segment that goes, a thread does (spool.py).
 """
 
+import contextlib
+import os
 import socket
 import struct
 from collections import deque
@@ -23,11 +25,23 @@ from . import slots
 from .agent import Ends
 from .clock import Clock
 from .errors import OTHER_FAILURE, CorruptJournal, CorruptSnapshot, JournalFailed
+from .incoming import Incoming
 from .journal import Journal
 from .room import DiskLimits, Room, Use
 from .snapshotfile import contents as snapshot_contents
 from .snapshots import SnapshotStore
 from .spool import Outcome, Spool
+from .transfer_slots import (
+    ReadChunk,
+    ReceivedSnapshot,
+    StoreChunk,
+    pack_chunk,
+    pack_read_done,
+    pack_received,
+    unpack_read_chunk,
+    unpack_restart,
+    unpack_store_chunk,
+)
 
 READS_WAITING_MAX = 256
 TELLINGS_MAX = 64
@@ -39,7 +53,9 @@ LOOK_EVERY_NS = 1_000_000_000
 LOOK_EVERY_BYTES = 1024 * 1024
 _ENTRY_HEAD = struct.Struct("<IHHQ")
 _TAG = struct.Struct("<H")
-_REQUESTS = (slots.READ, slots.RESTORE, slots.DISCARD)
+_REQUESTS = (slots.READ, slots.READ_CHUNK, slots.RESTORE, slots.DISCARD)
+_STEPS = (slots.STORE_CHUNK, slots.RESTART)
+"""What is done to the disk in the order of the batch, and is not written as it is."""
 
 
 @define
@@ -104,8 +120,11 @@ class JournalProcess:
     _answer: bytes | bytearray = field(default=b"", init=False)
     """The piece for `read` that did not fit yet."""
     _ends: Ends = field(init=False)
-    _requests: "deque[Request]" = field(factory=lambda: deque[Request](), init=False)
-    _restoring: Restoring | None = field(default=None, init=False)
+    _requests: "deque[Request | ReadChunk]" = field(
+        factory=lambda: deque[Request | ReadChunk](), init=False
+    )
+    _restores: "deque[Restoring]" = field(factory=lambda: deque[Restoring](), init=False)
+    incoming: Incoming = field(init=False)
     _chunk: bytes | None = field(default=None, init=False)
     """The piece for `restore` that did not fit yet."""
     _writing: int = field(default=0, init=False)
@@ -130,10 +149,12 @@ class JournalProcess:
                 snapshot_bytes=newest.content_bytes,
                 snapshot_build=newest.header.build,
                 membership=newest.header.membership,
+                snapshot_file_bytes=newest.file_bytes,
             )
         self._answer = slots.pack_recovered(recovered)
         assert len(self._answer) <= self.read.capacity // 8, "RECOVERED fits no slot of `read`"
         self.spool = Spool(self.store, self.packets, self.journal.disk, self.clock)
+        self.incoming = Incoming(self.store, self.journal.disk)
         self.room = Room(self.journal.directory, self.disk_limits, self._use)
 
     def work(self) -> int:
@@ -176,42 +197,106 @@ class JournalProcess:
         size = len(run)
         if not size:
             return 0
-        parts = self._separate(run)
-        started_ns = self.clock.monotonic_ns()
-        if parts:
-            self.journal.write(*parts)
-        for part in parts:
-            part.release()
+        written = self._carry_out(run)
         run.release()
         self.persist.release(size)
         self._persist_bytes += size
-        if parts:
-            written_ns = self.clock.monotonic_ns()
-            self.journal.sync()
-            synced_ns = self.clock.monotonic_ns()
-            self._count(size, written_ns - started_ns, synced_ns - written_ns)
+        if written:
             held = self.journal.contents
             self._durable = slots.pack_persisted(held.last_term, held.last, self._persist_bytes)
             self._unlooked_bytes += size
-            self._look(synced_ns)
+            self._look(self.clock.monotonic_ns())
         return 1
 
-    def _separate(self, run: memoryview) -> list[memoryview]:
-        """The stretches of a run that belong on disk; requests between them are noted."""
+    def _carry_out(self, run: memoryview) -> bool:
+        """Write what belongs on disk, in order; note the requests between. Whether anything was for the disk."""
         parts: list[memoryview] = []
+        chunks: list[StoreChunk] = []
+        written = False
         start = at = 0
         for kind, tag, slot in slots.slots_of(run):
             following = at + slots.padded(len(slot))
-            if kind in _REQUESTS:
-                self._note(kind, tag, slot)
+            if kind in _REQUESTS or kind in _STEPS:
                 if start < at:
                     parts.append(run[start:at])
                 start = following
+                if kind in _REQUESTS:
+                    self._note(kind, tag, slot)
+                elif kind == slots.STORE_CHUNK:
+                    chunks.append(self._store(slot))
+                else:
+                    self._write(parts)
+                    parts = []
+                    self._restart(slot)
+                written = written or kind in _STEPS
             slot.release()
             at = following
         if start < at:
             parts.append(run[start:at])
-        return parts
+        written = written or bool(parts)
+        self._write(parts)
+        if chunks:
+            self._settle_chunks(chunks)
+        return written
+
+    def _write(self, parts: list[memoryview]) -> None:
+        if not parts:
+            return
+        size = sum(len(part) for part in parts)
+        started_ns = self.clock.monotonic_ns()
+        self.journal.write(*parts)
+        for part in parts:
+            part.release()
+        written_ns = self.clock.monotonic_ns()
+        self.journal.sync()
+        self._count(size, written_ns - started_ns, self.clock.monotonic_ns() - written_ns)
+
+    # A snapshot from the leader
+
+    def _store(self, slot: memoryview) -> StoreChunk:
+        chunk = unpack_store_chunk(slot)
+        assert isinstance(chunk.data, memoryview)
+        why = self.incoming.take(chunk)
+        chunk.data.release()
+        if why:
+            self._say(pack_received(ReceivedSnapshot(chunk.index, why=self._fitting(why))))
+        return evolve(chunk, data=b"")
+
+    def _settle_chunks(self, chunks: list[StoreChunk]) -> None:
+        """They are durable before that is told; behind the last one the file is the spool's."""
+        why = self.incoming.sync()
+        if why:
+            self._say(pack_received(ReceivedSnapshot(chunks[-1].index, why=self._fitting(why))))
+        path = self.incoming.finished(chunks[-1]) if chunks[-1].last else None
+        if path is not None:
+            self._undecided += 1
+            self.spool.adopt(chunks[-1].index, path)
+
+    def _adopted(self, outcome: Outcome) -> None:
+        kept = outcome.kept
+        if kept is None:
+            received = ReceivedSnapshot(outcome.index, why=self._fitting(outcome.why))
+        else:
+            received = ReceivedSnapshot(
+                outcome.index,
+                kept.header.term,
+                kept.header.time_ns,
+                kept.file_bytes,
+                kept.content_bytes,
+                self.store.keep_from,
+                kept.header.membership,
+            )
+        self._say(pack_received(received))
+
+    def _restart(self, slot: memoryview) -> None:
+        """The log goes on behind a snapshot that counts."""
+        index, term, keep_suffix = unpack_restart(slot)
+        held = self.journal.contents
+        if keep_suffix and held.last >= index:
+            return
+        (header,) = (one.header for one in self.store.kept if one.index == index)
+        assert header.term == term
+        self.journal.restart_behind(header)
 
     def _note(self, kind: int, tag: int, slot: memoryview) -> None:
         """A request among the entries."""
@@ -219,13 +304,16 @@ class JournalProcess:
             first, last, piece_bytes = slots.unpack_read(slot)
             assert len(self._requests) < READS_WAITING_MAX, "too many reads wait"
             self._requests.append(Request(first, last, piece_bytes, tag))
+        elif kind == slots.READ_CHUNK:
+            assert len(self._requests) < READS_WAITING_MAX, "too many reads wait"
+            self._requests.append(unpack_read_chunk(slot))
         elif kind == slots.RESTORE:
-            assert self._restoring is None, "one snapshot is restored at a time"
             index, _ = slots.unpack_restore(slot)
-            self._restoring = Restoring(
+            restoring = Restoring(
                 snapshot_contents(self.store.path_of(index)),
                 self.restore.capacity // 8 - slots.HEADER_BYTES,
             )
+            self._restores.append(restoring)
         else:
             self._discard = max(self._discard, slots.unpack_discard(slot))
             self._release()
@@ -250,14 +338,33 @@ class JournalProcess:
         if not self._answer:
             if not self._requests:
                 return 0
-            self._answer = self._next_piece(self._requests[0])
+            self._answer = self._next_answer(self._requests[0])
         if self._answer:
             if not self.read.write(self._answer):
                 return 0
             self._answer = b""
-        elif self._requests:
-            self._requests.popleft()
         return 1
+
+    def _next_answer(self, request: Request | ReadChunk) -> bytes | bytearray:
+        """The next piece; a request that is done with goes."""
+        if isinstance(request, ReadChunk):
+            self._requests.popleft()
+            return pack_chunk(request, self._snapshot_bytes(request))
+        piece = self._next_piece(request)
+        if request.tag >= slots.ASKED_ONCE:
+            self._requests.popleft()
+            return piece + pack_read_done(request.tag)
+        if not piece:
+            self._requests.popleft()
+        return piece
+
+    def _snapshot_bytes(self, asked: ReadChunk) -> bytes:
+        """Bytes of the file; none if it is gone."""
+        for one in self.store.kept:
+            if one.index == asked.index:
+                with contextlib.suppress(OSError), one.path.open("rb", buffering=0) as file:
+                    return os.pread(file.fileno(), asked.bytes_max, asked.offset)
+        return b""
 
     def _next_piece(self, request: Request) -> bytearray:
         """The next entries of a request, tagged as it asked; empty when it is done."""
@@ -275,12 +382,12 @@ class JournalProcess:
 
     def _restore(self) -> int:
         """One piece of the snapshot that logic takes its state from."""
-        if self._restoring is None:
+        if not self._restores:
             return 0
         if self._chunk is None:
-            self._chunk = self._restoring.piece()
+            self._chunk = self._restores[0].piece()
         if self._chunk is None:
-            self._restoring = None
+            self._restores.popleft()
         elif self.restore.write(self._chunk):
             self._chunk = None
         else:
@@ -314,7 +421,9 @@ class JournalProcess:
         if outcome is None:
             return 0
         self._undecided -= 1
-        if outcome.kept is None:
+        if outcome.adopted:
+            self._adopted(outcome)
+        elif outcome.kept is None:
             self._not_taken(outcome.index, outcome.why)
         else:
             self._taken(outcome)

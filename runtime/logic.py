@@ -1,8 +1,9 @@
 """The logic process: the actors' machine between the `apply` ring and the `egress` and `applied` rings.
 
 It sees committed entries only, in index order, each once (I5). It reads no clock and does no I/O but through its rings
-(I3; its own figures are timed here, and no reading reaches an actor). It may wait on egress and applied, and on nothing else (I12). Entries marked REPLAY change the state and the
-digest and write no egress: they were answered in an earlier life, and who was not asks again.
+(I3; its own figures are timed here, and no reading reaches an actor). It may wait on egress and applied, and on nothing else
+(I12). Entries marked REPLAY change the state and the digest and write no egress: they were answered in an earlier life, and
+who was not asks again. So do those marked SILENT, which the leader answers, as long as nobody here wants events.
 
 Its state may be written and replaced. TAKE_SNAPSHOT forks a child that writes it as it is at that entry, while logic goes
 on (snapshot_child.py). RESTORE takes it from the `restore` ring, for as long as that takes, before anything that follows.
@@ -20,6 +21,7 @@ from ..shm import Consumer, Counters, Doorbell, Producer, monotonic_ns
 from . import slots
 from .agent import Ends
 from .errors import OperatorError
+from .pieces import pieces
 from .position import APPLYING, IDLE, QUERYING, RUNNING, Position
 from .snapshot_child import SnapshotChild
 
@@ -121,11 +123,10 @@ class Logic:
             outputs=self.outputs,
         )
         words[RUNNING] = IDLE
-        replay = bool(tag & slots.REPLAY)
-        if not replay and self.replaying:
+        if not tag & slots.REPLAY and self.replaying:
             self._settle()
         egress = self.outputs.egress
-        if egress and not replay:
+        if egress and not tag & (slots.REPLAY | slots.SILENT):
             self._write(self.egress, egress)
         egress.clear()
         self._collect(len(slot))
@@ -219,20 +220,3 @@ class Logic:
             while not producer.write(piece):
                 self.counters.counters["waits_for_space"].add()
                 self.doorbell.wait((producer,), 0, PARK_NS)
-
-
-def pieces(run: memoryview, bytes_max: int) -> list[memoryview]:
-    """Cut a run between slots into pieces of at most `bytes_max` bytes; a larger slot is a piece by itself."""
-    if len(run) <= bytes_max:
-        return [run]
-    cut: list[memoryview] = []
-    start = offset = 0
-    while offset < len(run):
-        length, _, _ = slots.HEADER.unpack_from(run, offset)
-        following = offset + slots.padded(length)
-        if following - start > bytes_max and offset > start:
-            cut.append(run[start:offset])
-            start = offset
-        offset = following
-    cut.append(run[start:])
-    return cut

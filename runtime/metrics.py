@@ -12,7 +12,7 @@ _SCHEMAS = {
     CONSENSUS: Schema(
         counters=(
             *("commands", "refused", "entries", "commit_index", "applied_index", "term"),
-            *("snapshot_index", "log_first_index"),
+            *("snapshot_index", "log_first_index", "role", "leader"),
         ),
         histograms=("sequenced_to_durable_ns", "sequenced_to_applied_ns", "entry_bytes"),
     ),

@@ -200,7 +200,7 @@ def _run_consensus(handed: Handed) -> int:
     shell = Consensus(
         handed.config,
         Clock(int(handed.config.wall_offset_s * NS_PER_S)),
-        handed.identity.replica_id,
+        handed.identity,
         attachment.consumers,
         attachment.producers,
         counters,

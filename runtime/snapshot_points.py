@@ -1,7 +1,7 @@
 """When a snapshot is taken, and what may go once it counts: consensus's part in keeping the log short.
 
-A point is chosen by the log alone: so many bytes of entries behind the last snapshot. No clock is in it, and replicas that
-lead nothing come first: the leader of several waits for half as much again, so that it does not fork while all of them do.
+A point is chosen by the log alone: so many bytes of entries behind the last snapshot. No clock is in it. Each of several replicas
+waits for another share more than that, the leader for the largest, so that not all of them fork at once.
 A state that is larger than that many bytes of log stretches the distance to its own size; so snapshots never
 write more to the disk than the log does.
 
@@ -12,8 +12,6 @@ again before another such distance, since what failed will mostly fail again, an
 from attrs import define, field
 
 from . import slots
-
-LEADER_SHARE = 1.5
 
 
 @define
@@ -48,14 +46,20 @@ class SnapshotPoints:
         """Ask for one, at the next occasion."""
         self.wanted = reason
 
-    def due(self, *, leads_others: bool) -> int | None:
+    def due(self, *, share: float = 1.0) -> int | None:
         """Why a snapshot is to be taken now; None if none is."""
         if self.running is not None:
             return None
         if self.wanted is not None:
             return self.wanted
-        distance = self.log_bytes * (LEADER_SHARE if leads_others else 1.0)
+        distance = self.log_bytes * share
         return slots.BY_SCHEDULE if self.since_bytes >= max(distance, self.file_bytes) else None
+
+    def restored(self, index: int, file_bytes: int, keep_from: int) -> None:
+        """Logic takes up a snapshot that was received; one that was being written before is of no interest."""
+        self.running = None
+        self.taken, self.file_bytes, self.since_bytes = index, file_bytes, 0
+        self.keep_from = max(self.keep_from, keep_from)
 
     def begun(self, asked: slots.TakeSnapshot, now_ns: int) -> None:
         """Logic has been told."""

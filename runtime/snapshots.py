@@ -24,13 +24,14 @@ from attrs import define, field, frozen
 from .errors import CorruptSnapshot, OperatorError, SnapshotFailed
 from .files import create_directory
 from .segments import Disk
-from .snapshotfile import Owner, SnapshotHeader, check, read_header, read_trailer
+from .snapshotfile import Owner, SnapshotHeader, check, read_header, read_trailer, resealed
 
 KEPT = 2
 """The newest may be damaged tomorrow: then the one before serves."""
 
 _NAME = re.compile(r"snapshot-(\d{20})\.lfs")
 _TEMPORARY, _DAMAGED = ".tmp", ".damaged"
+_INCOMING, _ADOPTED = ".incoming.tmp", ".adopted.tmp"
 
 
 def snapshot_name(index: int) -> str:
@@ -113,12 +114,43 @@ class SnapshotStore:
         """Where the snapshot of `index` is written until it counts."""
         return self.directory / (snapshot_name(index) + _TEMPORARY)
 
-    def admit(self, index: int) -> Kept:
+    def incoming(self, index: int) -> Path:
+        """Where the bytes of another replica's snapshot are written as they come."""
+        return self.directory / (snapshot_name(index) + _INCOMING)
+
+    def adopt(self, path: Path, index: int) -> Kept:
+        """Make another replica's snapshot, whole in `path`, count as one of this replica; `path` goes.
+
+        Raises SnapshotFailed, and then it does not.
+        """
+        temporary = self.directory / (snapshot_name(index) + _ADOPTED)
+        try:
+            header = read_header(path)
+            if (header.cluster_id, header.index) != (self.owner.cluster_id, index):
+                raise SnapshotFailed(f"{path} is another cluster's, or of another index")
+            with refusing("write", temporary), temporary.open("wb") as file:
+                for piece in resealed(path, self.owner, header.replica_id):
+                    file.write(piece)
+                file.flush()
+                self.disk.sync(file.fileno())
+            return self.admit(index, temporary)
+        except CorruptSnapshot as damage:
+            raise SnapshotFailed(
+                f"what came is damaged at offset {damage.offset}: {damage.why}"
+            ) from None
+        except OperatorError as error:
+            raise SnapshotFailed(f"what came cannot be read ({error})") from None
+        finally:
+            for name in (path, temporary):
+                with contextlib.suppress(OSError):
+                    self.disk.unlink(name)
+
+    def admit(self, index: int, temporary: Path | None = None) -> Kept:
         """Make the snapshot of `index`, which is written and synced under its temporary name, count.
 
         Raises SnapshotFailed, and then it does not; the temporary file is left to `discard`.
         """
-        temporary, path = self.temporary(index), self.directory / snapshot_name(index)
+        temporary, path = temporary or self.temporary(index), self.directory / snapshot_name(index)
         try:
             kept = self._examine(temporary, index, path)
         except CorruptSnapshot as damage:

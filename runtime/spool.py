@@ -9,6 +9,7 @@ memory is one packet, its queue is what the socket holds: a child that is faster
                            the rest of a child that was killed, and are dropped
     ended(index, status)   the child is gone: what it sent is in the socket, and if the end of the
                            file is not among it, there is no snapshot
+    adopt(index, path)     another replica's snapshot is whole in this file: check it and make it count
     remove(paths)          segments, oldest first, each durably gone before the next
 
 What becomes of a snapshot is told once, as an `Outcome`. A disk that refuses costs the snapshot and
@@ -50,6 +51,8 @@ class Outcome:
     index: int
     kept: Kept | None = None
     why: str = ""
+    adopted: bool = False
+    """It is another replica's, which this one was sent."""
 
 
 @define(eq=False)
@@ -109,11 +112,17 @@ class _Ended:
 
 
 @frozen
+class _Adopt:
+    index: int
+    path: Path
+
+
+@frozen
 class _Remove:
     paths: Sequence[Path]
 
 
-_Asked = _Begin | _Ended | _Remove | None
+_Asked = _Begin | _Ended | _Adopt | _Remove | None
 
 
 @define(eq=False)
@@ -161,6 +170,10 @@ class Spool:
     def ended(self, index: int, status: int) -> None:
         """The child that wrote the snapshot of `index` was waited for."""
         self._ask(_Ended(index, status))
+
+    def adopt(self, index: int, path: Path) -> None:
+        """Check another replica's snapshot, which is whole in this file, and make it count."""
+        self._ask(_Adopt(index, path))
 
     def remove(self, paths: Sequence[Path]) -> None:
         """Remove files of one directory that nobody needs, in this order."""
@@ -226,6 +239,8 @@ class Spool:
                     self._receiving = Receiving(index, self.store.temporary(index), self.disk)
                 case _Ended(index, status):
                     self._end(index, status)
+                case _Adopt(index, path):
+                    self._adopt(index, path)
                 case _Remove(paths):
                     self._remove(paths)
                 case None:
@@ -306,6 +321,13 @@ class Spool:
         kept = self.store.admit(receiving.index)
         receiving.close()
         self._tell(Outcome(receiving.index, kept))
+
+    def _adopt(self, index: int, path: Path) -> None:
+        try:
+            outcome = Outcome(index, self.store.adopt(path, index), adopted=True)
+        except SnapshotFailed as failed:
+            outcome = Outcome(index, None, str(failed), adopted=True)
+        self._outcomes.put(outcome)
 
     def _drop(self, why: str) -> None:
         receiving = self._receiving

@@ -16,28 +16,28 @@ def test_one_is_due_when_the_log_behind_the_last_is_long_enough() -> None:
     points = SnapshotPoints(log_bytes=1000)
 
     points.gave(999)
-    assert points.due(leads_others=False) is None
+    assert points.due() is None
     points.gave(1)
-    assert points.due(leads_others=False) == slots.BY_SCHEDULE
+    assert points.due() == slots.BY_SCHEDULE
     taken(points, 7)
     points.gave(400)
     assert verified(points, 7) == slots.TakeSnapshot(7, 1, slots.BY_SCHEDULE)
 
     assert points.taken == 7
     points.gave(599)
-    assert points.due(leads_others=False) is None, "counted from the point, not from its end"
+    assert points.due() is None, "counted from the point, not from its end"
     points.gave(1)
-    assert points.due(leads_others=False) == slots.BY_SCHEDULE
+    assert points.due() == slots.BY_SCHEDULE
 
 
 def test_the_leader_of_others_takes_its_own_later() -> None:
     points = SnapshotPoints(log_bytes=1000)
 
     points.gave(1499)
-    assert points.due(leads_others=False) == slots.BY_SCHEDULE
-    assert points.due(leads_others=True) is None
+    assert points.due() == slots.BY_SCHEDULE
+    assert points.due(share=1.5) is None
     points.gave(1)
-    assert points.due(leads_others=True) == slots.BY_SCHEDULE
+    assert points.due(share=1.5) == slots.BY_SCHEDULE
 
 
 def test_a_large_state_is_not_written_more_often_than_as_much_log() -> None:
@@ -46,9 +46,9 @@ def test_a_large_state_is_not_written_more_often_than_as_much_log() -> None:
     verified(points, 7, file_bytes=5000)
 
     points.gave(4999)
-    assert points.due(leads_others=False) is None
+    assert points.due() is None
     points.gave(1)
-    assert points.due(leads_others=False) == slots.BY_SCHEDULE
+    assert points.due() == slots.BY_SCHEDULE
 
 
 def test_two_are_never_written_at_a_time_and_a_wish_is_kept() -> None:
@@ -58,10 +58,10 @@ def test_two_are_never_written_at_a_time_and_a_wish_is_kept() -> None:
     points.want(slots.AT_STOP)
     points.gave(5000)
 
-    assert points.due(leads_others=False) is None
+    assert points.due() is None
     assert points.busy
     verified(points, 7)
-    assert points.due(leads_others=False) == slots.AT_STOP
+    assert points.due() == slots.AT_STOP
     taken(points, 9, slots.AT_STOP)
     verified(points, 9)
     assert not points.busy
@@ -76,9 +76,9 @@ def test_one_that_failed_counts_for_nothing_and_is_not_tried_at_once() -> None:
 
     assert asked is not None
     assert (points.taken, points.keep_from, points.busy) == (5, 0, False)
-    assert points.due(leads_others=False) is None
+    assert points.due() is None
     points.gave(1000)
-    assert points.due(leads_others=False) == slots.BY_SCHEDULE
+    assert points.due() == slots.BY_SCHEDULE
 
 
 def test_the_end_of_a_snapshot_that_nobody_asked_for_changes_nothing() -> None:
