@@ -82,50 +82,68 @@ class TotalOf(Command[Total]):
     """What all accounts hold together."""
 
 
-@message(id=220)
-class Moved:
-    """Money moved; an empty name stands for the world outside the ledger."""
-
-    source: str
-    target: str
-    cents: int
-
-
-@actor(id=2, key=str, emits=(Moved,))
+@actor(id=2, key=str)
 class Ledger:
-    """Many accounts."""
+    """Many accounts. Its answers tell what happened; who wants events as well uses `Account`."""
 
     accounts: dict[str, int] = attrs.field(factory=dict[str, int])
 
     @handler
     def deposit(self, command: Deposit, context: Context) -> Balance:
         """Credit an account, which comes into being if it is new."""
-        check_amount(command.cents)
-        cents = self.credited(command.account, command.cents)
-        self.accounts[command.account] = cents
-        context.emit(Moved("", command.account, command.cents))
-        return Balance(cents)
+        cents = command.cents
+        if not 0 < cents <= CENTS_MAX:
+            raise bad_amount()
+        try:
+            held = self.accounts[command.account]
+        except KeyError:
+            held = self.check_new(command.account)
+        held += cents
+        if held > CENTS_MAX:
+            raise too_full()
+        self.accounts[command.account] = held
+        return Balance(held)
 
     @handler
     def withdraw(self, command: Withdraw, context: Context) -> Balance:
         """Debit an account."""
-        check_amount(command.cents)
-        cents = self.debited(command.account, command.cents)
-        self.accounts[command.account] = cents
-        context.emit(Moved(command.account, "", command.cents))
-        return Balance(cents)
+        cents = command.cents
+        if not 0 < cents <= CENTS_MAX:
+            raise bad_amount()
+        held = self.accounts.get(command.account)
+        if held is None:
+            raise Rejected("no such account")
+        if held < cents:
+            raise Rejected("insufficient funds")
+        held -= cents
+        self.accounts[command.account] = held
+        return Balance(held)
 
     @handler
     def transfer(self, command: Transfer, context: Context) -> Transferred:
         """Debit one account and credit the other; both are checked before either changes."""
-        check_amount(command.cents)
-        if command.source == command.target:
+        accounts, cents = self.accounts, command.cents
+        source, target = command.source, command.target
+        if not 0 < cents <= CENTS_MAX:
+            raise bad_amount()
+        if source == target:
             raise Rejected("source and target are the same account")
-        source_cents = self.debited(command.source, command.cents)
-        target_cents = self.credited(command.target, command.cents)
-        self.accounts[command.source] = source_cents
-        self.accounts[command.target] = target_cents
-        context.emit(Moved(command.source, command.target, command.cents))
+        try:
+            source_cents = accounts[source]
+        except KeyError:
+            raise Rejected("no such account") from None
+        if source_cents < cents:
+            raise Rejected("insufficient funds")
+        try:
+            target_cents = accounts[target]
+        except KeyError:
+            target_cents = self.check_new(target)
+        source_cents -= cents
+        target_cents += cents
+        if target_cents > CENTS_MAX:
+            raise too_full()
+        accounts[source] = source_cents
+        accounts[target] = target_cents
         return Transferred(source_cents, target_cents)
 
     @query
@@ -141,27 +159,13 @@ class Ledger:
         """All accounts."""
         return Total(sum(self.accounts.values()), len(self.accounts))
 
-    def debited(self, account: str, cents: int) -> int:
-        """What the account would hold after a debit."""
-        found = self.accounts.get(account)
-        if found is None:
-            raise Rejected("no such account")
-        if found < cents:
-            raise Rejected("insufficient funds")
-        return found - cents
-
-    def credited(self, account: str, cents: int) -> int:
-        """What the account would hold after a credit."""
-        found = self.accounts.get(account)
-        if found is None:
-            if not 0 < len(account.encode()) <= NAME_BYTES_MAX:
-                raise Rejected(f"the name of an account has 1 to {NAME_BYTES_MAX} bytes")
-            if len(self.accounts) >= ACCOUNTS_MAX:
-                raise Rejected(f"the ledger is full: it holds {ACCOUNTS_MAX} accounts")
-            found = 0
-        if found + cents > CENTS_MAX:
-            raise Rejected(f"an account holds at most {CENTS_MAX} cents")
-        return found + cents
+    def check_new(self, account: str) -> int:
+        """Refuse an account that cannot come into being; what it would begin with."""
+        if not 0 < len(account.encode()) <= NAME_BYTES_MAX:
+            raise Rejected(f"the name of an account has 1 to {NAME_BYTES_MAX} bytes")
+        if len(self.accounts) >= ACCOUNTS_MAX:
+            raise Rejected(f"the ledger is full: it holds {ACCOUNTS_MAX} accounts")
+        return 0
 
 
 @message(id=230)
@@ -237,7 +241,7 @@ class Account:
         """Credit from outside."""
         check_amount(command.cents)
         if self.cents + command.cents > CENTS_MAX:
-            raise Rejected(f"an account holds at most {CENTS_MAX} cents")
+            raise too_full()
         return self.change(command.cents, context)
 
     @handler
@@ -297,7 +301,17 @@ class Account:
 def check_amount(cents: int) -> None:
     """Refuse what is not an amount."""
     if not 0 < cents <= CENTS_MAX:
-        raise Rejected(f"the amount must be 1 to {CENTS_MAX} cents")
+        raise bad_amount()
+
+
+def bad_amount() -> Rejected:
+    """What is said of a number that is no amount."""
+    return Rejected(f"the amount must be 1 to {CENTS_MAX} cents")
+
+
+def too_full() -> Rejected:
+    """What is said when an account would hold more than one may."""
+    return Rejected(f"an account holds at most {CENTS_MAX} cents")
 
 
 app = App(actors=[Ledger, Account], name="ledger")
