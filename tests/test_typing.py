@@ -48,7 +48,7 @@ def test_the_sample_application_has_exactly_the_type_errors_it_announces(
 
 def test_the_sample_application_runs() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "import shop; shop.in_a_test()"],
+        [sys.executable, "-c", "import shop, upgraded; shop.in_a_test(); upgraded.in_a_test()"],
         cwd=SAMPLES,
         capture_output=True,
         text=True,
