@@ -7,6 +7,7 @@ and the figures in histogram.h; each header draws its layout and says what it gu
 from .counters import Counter, Counters, Histogram, HistogramSnapshot, Schema, Snapshot
 from .doorbell import (
     DOORBELL_BYTES,
+    DOORBELL_COUNTS,
     Doorbell,
     DoorbellCounts,
     Reason,
@@ -27,11 +28,13 @@ from .errors import (
     UsedAfterClose,
     UsedAfterFork,
 )
-from .ring import Consumer, Producer, format_ring, padded, ring_bytes
+from .ring import CONSUMER_FIGURES, Consumer, Producer, format_ring, padded, ring_bytes
 from .segment import Segment, leftovers, remove_leftovers
 
 __all__ = [
+    "CONSUMER_FIGURES",
     "DOORBELL_BYTES",
+    "DOORBELL_COUNTS",
     "Consumer",
     "Counter",
     "Counters",

@@ -123,19 +123,19 @@ class Counter:
 class Histogram:
     """The writer's side of a histogram."""
 
-    _words: CData = field(repr=False)
+    words: CData = field(repr=False)
 
     def record(self, value: int) -> None:
         """Count one value, in ns as a rule."""
-        lib.histogram_record(self._words, value)
+        lib.histogram_record(self.words, value)
 
     def record_n(self, value: int, count: int) -> None:
         """Count the same value several times."""
-        lib.histogram_record_n(self._words, value, count)
+        lib.histogram_record_n(self.words, value, count)
 
     def snapshot(self) -> HistogramSnapshot:
         """Read it back."""
-        return _read_histogram(self._words)
+        return _read_histogram(self.words)
 
 
 @define(eq=False)

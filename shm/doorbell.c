@@ -19,6 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "histogram.h"
 #include "ring.h"
 
 #define SECOND_NS 1000000000LL
@@ -31,6 +32,7 @@ struct doorbell_cell {
     uint8_t pad[DOORBELL_BYTES - 4];
 };
 _Static_assert(sizeof(struct doorbell_cell) == DOORBELL_BYTES, "layout");
+_Static_assert(sizeof(struct doorbell_counts) == DOORBELL_COUNTS * 8, "words of one size");
 
 struct doorbell {
     struct doorbell_cell *cell;
@@ -42,6 +44,8 @@ struct doorbell {
     atomic_int inside;
     struct ring_end **ends;
     struct doorbell_counts counts;
+    uint64_t *words, *parked_ns; /* what others read, or NULL */
+    int64_t armed_ns;
     _Atomic uint64_t rings; /* atomic: a test's threads may share a waker's handle */
 };
 
@@ -83,6 +87,26 @@ void doorbell_free(struct doorbell *bell) {
     doorbell_close(bell);
     free(bell->ends);
     free(bell);
+}
+
+void doorbell_record(struct doorbell *bell, uint64_t *words, uint64_t *parked_ns) {
+    bell->words = words;
+    bell->parked_ns = parked_ns;
+}
+
+static void publish(struct doorbell *bell) {
+    if (!bell->words) return;
+    struct doorbell_counts counts;
+    uint64_t copies[DOORBELL_COUNTS];
+    doorbell_read_counts(bell, &counts);
+    memcpy(copies, &counts, sizeof copies);
+    for (uint32_t i = 0; i < DOORBELL_COUNTS; i++) counter_set(bell->words + i, copies[i]);
+}
+
+static void record_parked(struct doorbell *bell, int64_t since_ns) {
+    if (!bell->parked_ns) return;
+    int64_t now_ns = monotonic_ns();
+    histogram_record(bell->parked_ns, now_ns > since_ns ? (uint64_t)(now_ns - since_ns) : 0);
 }
 
 static void post(struct doorbell *bell) {
@@ -207,7 +231,9 @@ static int sleep_until(struct doorbell *bell, int64_t deadline_ns) {
             clear_flag(bell);
             return serve(bell);
         }
+        int64_t since_ns = bell->parked_ns ? monotonic_ns() : 0;
         int error = park(bell, deadline_ns);
+        record_parked(bell, since_ns);
         CRASH_POINT("woken");
         if (error == ETIMEDOUT && look(bell)) return after_timeout(bell);
         clear_flag(bell);
@@ -254,8 +280,10 @@ int doorbell_wait(struct doorbell *bell, int64_t spin_ns, int64_t timeout_ns) {
         int64_t deadline_ns = timeout_ns < 0 ? -1 : now_ns + timeout_ns;
         if (deadline_ns >= 0 && timeout_ns < spin_ns) spin_ns = timeout_ns;
         int seen = spin_ns > 0 && spin(bell, now_ns + spin_ns);
+        bell->counts.spun += seen;
         answer = seen ? serve(bell) : sleep_until(bell, deadline_ns);
     }
+    publish(bell);
     leave(bell);
     return answer;
 }
@@ -269,6 +297,10 @@ int doorbell_arm(struct doorbell *bell) {
     if (!answer) {
         clear_flag(bell);
         serve(bell);
+    } else {
+        bell->counts.waits++;
+        bell->counts.parks++;
+        bell->armed_ns = bell->parked_ns ? monotonic_ns() : 0;
     }
     leave(bell);
     return answer;
@@ -281,6 +313,8 @@ int doorbell_disarm(struct doorbell *bell) {
     clear_flag(bell);
     drain(bell);
     serve(bell);
+    record_parked(bell, bell->armed_ns);
+    publish(bell);
     leave(bell);
     return 0;
 }

@@ -49,7 +49,13 @@ struct doorbell_counts {
     uint64_t timeout_rescues; /* see above: must stay 0 */
     uint64_t spurious;        /* parks that ended with nothing, not by time-out */
     uint64_t rings;           /* posts by this handle */
+    uint64_t spun;            /* waits that ended while spinning */
 };
+#define DOORBELL_COUNTS 7
+
+/* Sleeper: keep DOORBELL_COUNTS words, in the order above, as they are at the end of each wait, and
+ * a histogram of the time from a park (or an arm) to its end; either may be NULL. */
+void doorbell_record(struct doorbell *bell, uint64_t *words, uint64_t *parked_ns);
 
 /* One of `semaphore` (a name for sem_open, not NULL) and `event_fd` (>= 0). NULL: errno. */
 struct doorbell *doorbell_open(void *cell, const char *semaphore, int event_fd);

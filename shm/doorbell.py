@@ -25,9 +25,11 @@ from .memory import pin
 
 if TYPE_CHECKING:
     from ._shm import CData
+    from .counters import Histogram
     from .ring import Consumer, Producer
 
 DOORBELL_BYTES: int = lib.DOORBELL_BYTES
+DOORBELL_COUNTS: int = lib.DOORBELL_COUNTS
 
 
 class Reason(enum.IntEnum):
@@ -51,6 +53,7 @@ class DoorbellCounts:
     timeout_rescues: int
     spurious: int
     rings: int
+    spun: int
 
 
 def create_semaphore(name: str) -> None:
@@ -95,6 +98,7 @@ class Doorbell:
     handle: CData = field(init=False, repr=False)  # struct doorbell *
     _pinned: CData = field(init=False, repr=False)
     _ends: object = field(init=False, default=None, repr=False)
+    _recorded: tuple[CData, int, int] | None = field(init=False, default=None, repr=False)
 
     def __attrs_post_init__(self) -> None:
         assert (self.semaphore is None) == (self.event_fd >= 0), "a semaphore or an eventfd"
@@ -161,12 +165,24 @@ class Doorbell:
             counts.timeout_rescues,
             counts.spurious,
             counts.rings,
+            counts.spun,
         )
+
+    def record(self, words: memoryview, parked_ns: Histogram) -> None:
+        """Keep the counts in DOORBELL_COUNTS words from now on, in the order of DoorbellCounts, and the time of each
+        park in a histogram."""
+        assert len(words) == DOORBELL_COUNTS
+        self._recorded = pin(words)
+        address = ffi.cast("uint64_t *", self._recorded[1])
+        lib.doorbell_record(self.handle, address, parked_ns.words)
 
     def close(self) -> None:
         """Let go of cell and semaphore; a closed bell rings nobody."""
         lib.doorbell_close(self.handle)
         ffi.release(self._pinned)
+        if self._recorded is not None:
+            ffi.release(self._recorded[0])
+            self._recorded = None
 
     def _watch(self, ends: Ends) -> None:
         assert all(end.own_bell is self for end in ends), "these ends ring another bell"

@@ -19,6 +19,7 @@
 #include <string.h>
 
 #include "doorbell.h"
+#include "histogram.h"
 
 #define LINE_BYTES 128
 #define MAGIC 0x31676e697266666cULL /* "lffring1" */
@@ -34,15 +35,20 @@ struct ring_shared {
     uint8_t pad_0[LINE_BYTES - 24];
     _Atomic uint64_t tail;
     uint8_t pad_1[LINE_BYTES - 8];
-    _Atomic uint64_t head;
-    uint8_t pad_2[LINE_BYTES - 8];
+    _Atomic uint64_t head, taken;
+    uint8_t pad_2[LINE_BYTES - 16];
     _Atomic uint32_t producer_waits;
-    uint8_t pad_3[LINE_BYTES - 4];
+    uint32_t unused;
+    _Atomic uint64_t stamp, stamped_ns; /* stamp: where the run starts, and 1, or 0 for none yet */
+    uint8_t pad_3[LINE_BYTES - 24];
     uint8_t data[];
 };
 _Static_assert(offsetof(struct ring_shared, tail) == 128, "layout");
 _Static_assert(offsetof(struct ring_shared, head) == 256, "layout");
+_Static_assert(offsetof(struct ring_shared, taken) == 264, "layout");
 _Static_assert(offsetof(struct ring_shared, producer_waits) == 384, "layout");
+_Static_assert(offsetof(struct ring_shared, stamp) == 392, "layout");
+_Static_assert(offsetof(struct ring_shared, stamped_ns) == 400, "layout");
 _Static_assert(offsetof(struct ring_shared, data) == RING_HEADER_BYTES, "layout");
 
 struct slot {
@@ -68,6 +74,11 @@ struct ring_end {
     unsigned generation;
     atomic_int inside;
     struct doorbell *peer_bell;
+    int records;
+    struct ring_figures figures;
+    uint64_t stamp;   /* the last one made, or taken */
+    uint64_t since_ns; /* producer: of the open claim; consumer: of the last peek */
+    uint64_t fill;    /* consumer: bytes there at the last peek */
 };
 
 unsigned fork_generation;
@@ -85,6 +96,9 @@ uint64_t ring_layout(void) {
         offsetof(struct ring_shared, tail),
         offsetof(struct ring_shared, head),
         offsetof(struct ring_shared, producer_waits),
+        offsetof(struct ring_shared, taken),
+        offsetof(struct ring_shared, stamp),
+        offsetof(struct ring_shared, stamped_ns),
         offsetof(struct ring_shared, data),
         sizeof(struct slot),
         DOORBELL_BYTES,
@@ -132,6 +146,9 @@ struct ring_end *ring_open(void *memory, uint64_t bytes, int role, struct doorbe
     uint64_t head = atomic_load_explicit(&shared->head, memory_order_acquire);
     end->position = role == RING_PRODUCER ? tail : head;
     end->other = role == RING_PRODUCER ? head : tail;
+    end->stamp = role == RING_PRODUCER
+                     ? atomic_load_explicit(&shared->stamp, memory_order_relaxed)
+                     : atomic_load_explicit(&shared->taken, memory_order_relaxed);
     if (role == RING_PRODUCER) /* A producer that died while it waited left this set. */
         atomic_store_explicit(&shared->producer_waits, 0, memory_order_relaxed);
     return end;
@@ -193,6 +210,45 @@ static int run_is_valid(const struct ring_end *end, const void *run, uint64_t si
         offset += padded(slot.length);
     }
     return 1;
+}
+
+void ring_record(struct ring_end *end, const struct ring_figures *figures) {
+    end->figures = *figures;
+    end->records = 1;
+}
+
+static uint64_t now(void) { return (uint64_t)monotonic_ns(); }
+
+static void count(uint64_t *histogram, uint64_t value) {
+    if (histogram) histogram_record(histogram, value);
+}
+
+/* Producer: if the run stamped before was taken, stamp the one about to be published. */
+static void stamp(struct ring_end *end) {
+    /* Acquire: pairs with the release in record_release(): it has read stamped_ns. */
+    if (atomic_load_explicit(&end->shared->taken, memory_order_acquire) != end->stamp) return;
+    end->stamp = (end->position + end->padding) | 1;
+    atomic_store_explicit(&end->shared->stamped_ns, now(), memory_order_relaxed);
+    /* Release: pairs with the acquire in record_release(). */
+    atomic_store_explicit(&end->shared->stamp, end->stamp, memory_order_release);
+}
+
+/* Consumer: what is released was taken at the last peek, and served since. */
+static void record_release(struct ring_end *end, uint64_t size) {
+    uint64_t now_ns = now(), since_ns = end->since_ns;
+    count(end->figures.service_ns, now_ns - since_ns);
+    count(end->figures.batch_bytes, size);
+    count(end->figures.fill_bytes, end->fill);
+    end->since_ns = now_ns;
+    end->fill -= size < end->fill ? size : end->fill;
+    /* Acquire: pairs with stamp(); stamped_ns belongs to it, and stays until we say taken. */
+    uint64_t stamp = atomic_load_explicit(&end->shared->stamp, memory_order_acquire);
+    if (stamp == end->stamp || (int64_t)(end->position + size - (stamp & ~1ULL)) <= 0) return;
+    uint64_t at_ns = atomic_load_explicit(&end->shared->stamped_ns, memory_order_relaxed);
+    count(end->figures.wait_ns, since_ns > at_ns ? since_ns - at_ns : 0);
+    end->stamp = stamp;
+    /* Release: pairs with the acquire in stamp(). */
+    atomic_store_explicit(&end->shared->taken, stamp, memory_order_release);
 }
 
 static void publish_tail(struct ring_end *end, uint64_t tail) {
@@ -288,6 +344,7 @@ int ring_write(struct ring_end *end, const void *run, uint64_t size) {
         if (answer) {
             uint64_t start = end->position + end->padding;
             copy(at(end, start), run, size);
+            if (end->records) stamp(end);
             publish_tail(end, start + size);
         }
     }
@@ -310,6 +367,7 @@ uint64_t ring_claim_upto(struct ring_end *end, uint64_t minimum, uint64_t maximu
         return 0;
     }
     end->claimed = space < maximum ? space : maximum;
+    if (end->records) end->since_ns = now();
     uint8_t *address = at(end, end->position + end->padding);
     leave(end, CLAIMED);
     return (uintptr_t)address;
@@ -327,8 +385,13 @@ int ring_commit(struct ring_end *end, uint64_t size) {
     uint64_t start = end->position + end->padding;
     if (size > end->claimed || !run_is_valid(end, at(end, start), size))
         error = -RING_INVALID;
-    else if (size)
+    else if (size) {
+        if (end->records) {
+            count(end->figures.claim_ns, now() - end->since_ns);
+            stamp(end);
+        }
         publish_tail(end, start + size);
+    }
     end->claimed = end->padding = 0;
     leave(end, FREE);
     return error;
@@ -383,6 +446,10 @@ uint64_t ring_peek_upto(struct ring_end *end, uint64_t maximum) {
         end->peeked = run;
         if (run) {
             answer = offset << 32 | run;
+            if (end->records) {
+                end->since_ns = now();
+                end->fill = available;
+            }
             break;
         }
         publish_head(end, end->position + padding);
@@ -401,6 +468,7 @@ int ring_release(struct ring_end *end, uint64_t size) {
         error = -RING_INVALID;
     } else if (size) {
         end->peeked -= size;
+        if (end->records) record_release(end, size);
         publish_head(end, end->position + size);
     }
     leave(end, FREE);

@@ -6,8 +6,8 @@
  *
  *        0  magic u64 | layout u64 | capacity u64          written once, by ring_format
  *      128  tail u64                                       written by the producer only      (I1)
- *      256  head u64                                       written by the consumer only
- *      384  producer_waits u32                             written by the producer only
+ *      256  head u64 | taken u64                           written by the consumer only
+ *      384  producer_waits u32 | 0 u32 | stamp u64 | stamped_ns u64    by the producer only
  *      512  data[capacity]                                 capacity is a power of two
  *
  * tail and head are positions, not offsets: they only grow, `position & (capacity - 1)` is the
@@ -29,6 +29,11 @@
  * nothing to repair; a new producer goes on at tail, a new consumer at head (what was peeked and
  * not released comes again). Two threads inside one end, or one end used in a child of fork, are
  * refused. A ring never blocks and never allocates: full and empty are answers.
+ *
+ * Either end may be told to record what passes it (ring_record). One run at a time is followed: the
+ * producer stamps the next run it publishes once the consumer has taken the run stamped before. So
+ * wait_ns is how old the oldest bytes were that a consumer found, not a mean over all runs; a run
+ * counts as taken by the last peek before its first slot is released.
  *
  * Left to others: who may open which end (runtime/topology.py), sleeping (doorbell.h), the name and
  * the life of the memory (segment.py), and what the slots mean.
@@ -106,6 +111,17 @@ uint64_t ring_peek_upto(struct ring_end *end, uint64_t maximum);
 
 /* Consumer: free the first `size` bytes of what was peeked, which are whole slots. 0 or error. */
 int ring_release(struct ring_end *end, uint64_t size);
+
+/* Histograms (histogram.h) that an end fills from now on; NULL: not that one. They cost a look at
+ * the clock for each peek and release of a consumer, and for each stamp and claim of a producer. */
+struct ring_figures {
+    uint64_t *claim_ns;    /* producer: from a claim to its commit */
+    uint64_t *wait_ns;     /* consumer: how long the oldest run was there before it was taken */
+    uint64_t *service_ns;  /* consumer: from a peek to the release of what it showed */
+    uint64_t *batch_bytes; /* consumer: what one release freed */
+    uint64_t *fill_bytes;  /* consumer: what was there when it looked */
+};
+void ring_record(struct ring_end *end, const struct ring_figures *figures);
 
 #ifndef CFFI_CDEF
 /* For C alone. ring_ready: is there something to do at this end? Only for the thread that owns the

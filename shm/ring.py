@@ -10,6 +10,7 @@ A run is one or more slots, each padded with zero bytes to a multiple of 8: see 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NoReturn
 
 from attrs import define, field
@@ -22,11 +23,14 @@ from .segment import Segment
 
 if TYPE_CHECKING:
     from ._shm import CData
+    from .counters import Histogram
 
 HEADER_BYTES: int = lib.RING_HEADER_BYTES
 ERRORS_END = 16  # ring_claim gives an address or an error; no address is below this
 LENGTH_MASK = 0xFFFF_FFFF
 EMPTY = memoryview(b"")
+CONSUMER_FIGURES = ("wait_ns", "service_ns", "batch_bytes", "fill_bytes")
+"""What a consumer can record: see `struct ring_figures` in ring.h."""
 
 
 def padded(slot: bytes) -> bytes:
@@ -110,6 +114,12 @@ class _End:
         """Return the bytes free now, not necessarily in one piece."""
         return self.capacity - lib.ring_used(self.handle)
 
+    def _record(self, figures: Mapping[str, Histogram | None]) -> None:
+        struct = ffi.new("struct ring_figures *")
+        for name, histogram in figures.items():
+            setattr(struct, name, ffi.NULL if histogram is None else histogram.words)
+        lib.ring_record(self.handle, struct)
+
     def close(self) -> None:
         """Let go of the memory, so that its Segment can be closed. The end is dead after that."""
         lib.ring_close(self.handle)
@@ -122,6 +132,10 @@ class Producer(_End):
     """The end that writes."""
 
     _claimed: int = field(init=False, default=0, repr=False)
+
+    def record(self, claim_ns: Histogram | None = None) -> None:
+        """Stamp runs from now on, for the consumer's wait_ns; record how long claims are open."""
+        self._record({"claim_ns": claim_ns})
 
     def __attrs_post_init__(self) -> None:
         self._open(lib.RING_PRODUCER)
@@ -174,6 +188,11 @@ class Consumer(_End):
     """The end that reads."""
 
     _run: int = field(init=False, default=0, repr=False)  # offset << 32 | length, as C says it
+
+    def record(self, figures: Mapping[str, Histogram]) -> None:
+        """Fill these histograms from now on, by the names of `struct ring_figures`."""
+        assert figures.keys() <= set(CONSUMER_FIGURES)
+        self._record(figures)
 
     def __attrs_post_init__(self) -> None:
         self._open(lib.RING_CONSUMER)

@@ -35,7 +35,8 @@ NEVER = ("-", 0, 0)
 def compile_harness(directory: Path, *flags: str, sources: Path = ROOT / "shm") -> Path:
     """Compile the harness with its crash points; `sources` may hold a mutant of ring.c."""
     program = directory / "ring_harness"
-    files = [sources / "ring.c", sources / "doorbell.c", ROOT / "tests/c/ring_harness.c"]
+    names = ("ring.c", "doorbell.c", "histogram.c")
+    files = [*(sources / name for name in names), ROOT / "tests/c/ring_harness.c"]
     options = ["-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-DLEFTFOLD_CRASH_POINTS"]
     libraries = ["-lrt", "-lpthread"]
     subprocess.run(

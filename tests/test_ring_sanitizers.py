@@ -66,7 +66,8 @@ def test_the_thread_sanitizer_sees_each_order_that_is_taken_away(
     tmp_path: Path, function: str, order: str
 ) -> None:
     """With the doorbell blinded, since its own orders would stand in for the missing one."""
-    for name in ("ring.c", "ring.h", "doorbell.c", "doorbell.h"):
+    files = (f"{name}.{suffix}" for name in ("ring", "doorbell", "histogram") for suffix in "ch")
+    for name in files:
         text = (ROOT / "shm" / name).read_text()
         if name == "ring.c":
             before, start, rest = text.partition(function)
