@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from typing import Any, Self
 
 import pytest
+from cluster_load import cells
 from gates import CLUSTER
 from scripted import Scripted, frame
 
-from leftfold.actors.ledger import BalanceOf, Deposit, Ledger, app
+from leftfold.actors.ledger import BalanceOf, Deposit, app
 from leftfold.actors.limits import Limits
 from leftfold.runtime.addresses import COLD_S, PAUSE_S, Addresses, parse
 from leftfold.runtime.blocking_client import BlockingClient
@@ -416,7 +417,7 @@ def test_a_session_that_is_gone_is_not_opened_anew_by_a_restarted_process(
 ) -> None:
     with pytest.raises(SessionExpired):
         Asking(kind, cluster.text, session=bytes(range(1, 17)))
-    assert not cluster.fold.machine.state.sessions.by_id
+    assert len(cluster.fold.machine.state.sessions) == 0
 
 
 def test_no_event_is_missed_or_repeated_across_replicas() -> None:
@@ -426,58 +427,58 @@ def test_no_event_is_missed_or_repeated_across_replicas() -> None:
             Client.connect(cluster.text, patience_s=PATIENCE_S) as watcher,
             Client.connect(cluster.text, patience_s=PATIENCE_S) as client,
         ):
-            stream = watcher.subscribe(actor=Ledger)
+            stream = watcher.subscribe(actor=cells.Cell)
             found: list[int] = []
             for cents in range(1, 61):
-                await client.ask("bank", Deposit("alice", cents))
+                await client.ask("a", cells.Write(cents))
                 if cents % 2:
-                    found.append((await anext(stream)).message.cents)
+                    found.append((await anext(stream)).message.value)
                 if cents % 10 == 0:
                     old = cluster.leader
                     cluster.leader = {one: two, two: three, three: one}[old or one]
                     (old or one).hang_up()
             while len(found) < 60:
-                found.append((await anext(stream)).message.cents)
+                found.append((await anext(stream)).message.value)
             await stream.aclose()  # pyright: ignore[reportAttributeAccessIssue]
         assert found == list(range(1, 61))
 
-    with Scripted(app, 3) as cluster:
+    with Scripted(cells.app, 3) as cluster:
         asyncio.run(run(cluster))
 
 
 def test_a_subscriber_leaves_a_silent_replica_though_it_asks_nothing() -> None:
-    with Scripted(app, 2) as cluster:
+    with Scripted(cells.app, 2) as cluster:
         one, two = cluster.replicas
         with (
             BlockingClient.connect(cluster.text, patience_s=PATIENCE_S) as watcher,
             BlockingClient.connect(two.text) as client,
         ):
-            stream = watcher.events(actor=Ledger)
-            client.ask("bank", Deposit("alice", 1))
-            assert next(stream).message.cents == 1
+            stream = watcher.events(actor=cells.Cell)
+            client.ask("a", cells.Write(1))
+            assert next(stream).message.value == 1
             one.answers = False
             cluster.leader = two
-            client.ask("bank", Deposit("alice", 2))
-            assert next(stream).message.cents == 2
+            client.ask("a", cells.Write(2))
+            assert next(stream).message.value == 2
 
 
 def test_events_that_another_replica_no_longer_keeps_are_told() -> None:
-    with Scripted(app, 2, Limits(session_window=64, events_kept_max=5)) as cluster:
+    with Scripted(cells.app, 2, Limits(session_window=64, events_kept_max=5)) as cluster:
         two = cluster.replicas[1]
         with (
             BlockingClient.connect(cluster.text, patience_s=PATIENCE_S) as watcher,
             BlockingClient.connect(two.text) as client,
         ):
-            stream = watcher.events(actor=Ledger)
-            client.ask("bank", Deposit("alice", 1))
-            assert next(stream).message.cents == 1
+            stream = watcher.events(actor=cells.Cell)
+            client.ask("a", cells.Write(1))
+            assert next(stream).message.value == 1
             cluster.leader = two
             for replica in cluster.replicas:
                 replica.hang_up()
-            client.ask_many(("bank", Deposit("alice", 1)) for _ in range(20))
+            client.ask_many(("a", cells.Write(1)) for _ in range(20))
             with pytest.raises(EventsLost) as lost:
                 next(stream)
-            rest = list(watcher.events(actor=Ledger, after=lost.value.floor, silence_s=0.3))
+            rest = list(watcher.events(actor=cells.Cell, after=lost.value.floor, silence_s=0.3))
     assert len(rest) == 5
 
 

@@ -46,7 +46,14 @@ class Look(Command[Value]):
     """Tell what is held."""
 
 
-@actor(id=95, key=str)
+@message(id=956)
+class Written:
+    """What was written into a cell."""
+
+    value: int
+
+
+@actor(id=95, key=str, emits=(Written,))
 class Cell:
     """One number."""
 
@@ -55,6 +62,7 @@ class Cell:
     @handler
     def write(self, command: Write, context: Context) -> Value:
         self.value = command.value
+        context.emit(Written(command.value))
         return Value(self.value)
 
     @handler
