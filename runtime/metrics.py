@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Mapping
 
 from ..shm import Consumer, Counters, Histogram, Schema
-from . import gateway
+from . import gateway, recording
 from .topology import CONSENSUS, GATEWAY, JOURNAL, LOGIC, PROCESSES, rings_of
 
 _SCHEMAS = {
@@ -34,12 +34,12 @@ _SCHEMAS = {
 def schema() -> dict[str, Schema]:
     """The figures of the four processes; each also shows how full the rings are that it reads."""
     return {
-        process: Schema(
-            counters=(
-                *_SCHEMAS[process].counters,
-                *(f"{ring.name}_used_bytes" for ring in rings_of(process)[0]),
-            ),
-            histograms=_SCHEMAS[process].histograms,
+        process: recording.together(
+            (
+                _SCHEMAS[process],
+                Schema(tuple(f"{ring.name}_used_bytes" for ring in rings_of(process)[0])),
+                recording.schema_of(process),
+            )
         )
         for process in PROCESSES
     }

@@ -23,7 +23,7 @@ from setproctitle import setproctitle
 
 from ..actors.limits import Limits
 from ..shm import Counters, ShmError, die_with_parent
-from . import agent, memory
+from . import agent, memory, recording
 from .addresses import shown
 from .clock import Clock
 from .config import NS_PER_S, ReplicaConfig
@@ -92,6 +92,7 @@ def main() -> int:
 def _attach(handed: Handed, role: str) -> tuple[memory.Attachment, Counters]:
     attachment = memory.attach(handed.config, handed.generation, role, handed.eventfd)
     counters = Counters.attach(handed.config.directory / "counters", role)
+    recording.record(role, attachment, counters)
     handed.report({"attached": True})
     return attachment, counters
 

@@ -30,7 +30,7 @@ from attrs import define, field
 
 from ..actors.limits import Limits
 from ..shm import Counters
-from . import crashes, metrics
+from . import crashes, metrics, recording
 from .config import ReplicaConfig
 from .errors import OperatorError
 from .identity import Identity, lock_directory, new_identity, open_identity
@@ -46,6 +46,8 @@ overrun, draining, snapshotting, parked, stopped."""
 WATCH_S = 0.1
 KILL_WAIT_S = 10.0
 RESTARTS_IN_ROW_MAX = 8
+INHERITED = ("PATH", "PYTHONPATH", "HOME", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
+"""What the processes get of the caller's environment, beside what says whether they record."""
 EXIT_STOPPED, EXIT_PARKED = 0, 3
 
 
@@ -418,9 +420,7 @@ class Supervisor:
 def _clean_environment(hash_seed: int) -> dict[str, str]:
     """Nothing of the caller's environment that could make two replicas differ."""
     kept = {
-        name: os.environ[name]
-        for name in ("PATH", "PYTHONPATH", "HOME", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
-        if name in os.environ
+        name: os.environ[name] for name in (*INHERITED, recording.VARIABLE) if name in os.environ
     }
     return kept | {
         "PYTHONHASHSEED": str(hash_seed),
