@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from replica import DEADLINE_S, RunningReplica, wait_until
 from leftfold.actors.limits import Limits
 from leftfold.runtime.identity import member_identity, open_identity
 from leftfold.runtime.slots import CONTROL_MEMBERS, CONTROL_STATUS
-from leftfold.shm import Counters
+from leftfold.shm import Counters, ShmError
 from leftfold.tools.inquiry import Inquiry
 
 LEADER = 3
@@ -91,7 +91,10 @@ class Cluster:
 
     def counters(self, id: int) -> dict[str, int]:
         """What its consensus process shows; it is read from a file, and costs nobody anything."""
-        return dict(Counters.read(self.path(id) / "counters")["consensus"].counters)
+        try:
+            return dict(Counters.read(self.path(id) / "counters")["consensus"].counters)
+        except (OSError, ShmError):  # It has only just been started.
+            return {"role": 0, "term": 0, "snapshot_index": 0, "log_first_index": 0}
 
     def leader(self, among: set[int] | None = None) -> int:
         """Who leads the highest term, of those that run; waits for one."""
@@ -132,18 +135,18 @@ class Cluster:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
-    def control(self, id: int, operation: int, **asked: Any) -> dict[str, Any]:
+    def control(self, replica: int, kind: int, **asked: Any) -> dict[str, Any]:
         """Ask one replica's consensus."""
-        with Inquiry(self.serves[id]) as inquiry:
-            answer = inquiry.control(operation, json.dumps(asked).encode())
+        with Inquiry(self.serves[replica]) as inquiry:
+            answer = inquiry.control(kind, json.dumps(asked).encode())
         facts: dict[str, Any] = json.loads(answer.body)
         return facts
 
     def status(self, id: int) -> dict[str, Any]:
         return self.control(id, CONTROL_STATUS)
 
-    def members(self, id: int, **asked: Any) -> dict[str, Any]:
-        return self.control(id, CONTROL_MEMBERS, **asked)
+    def members(self, replica: int, **asked: Any) -> dict[str, Any]:
+        return self.control(replica, CONTROL_MEMBERS, **asked)
 
     def join(self, leader: int) -> int:
         """Start a replica with an empty directory, under the next free id, and have the leader add it."""
@@ -189,7 +192,7 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def cluster(directory: Path, app: str = "counting:app", **config: Any) -> Iterator[Cluster]:
+def cluster(directory: Path, app: str = "counting:app", **config: Any) -> Generator[Cluster]:
     """Three replicas that serve; ended when the block is left."""
     found = Cluster(directory, app, **config)
     try:
