@@ -26,7 +26,8 @@ from .position import APPLYING, IDLE, QUERYING, RUNNING, Position
 from .snapshot_child import SnapshotChild
 
 APPLY_RUN_BYTES = 512 * 1024
-COLLECT_EVERY_BYTES = 16 * 1024 * 1024
+COLLECT_EVERY_BYTES = 1024 * 1024
+"""What is new is walked once, whenever that is: often, it is a pause of at most a millisecond for 10,000 new objects."""
 RESTORE_RUN_BYTES = 1024 * 1024
 REPORT_NS = 100_000_000
 PARK_NS = 100_000_000
