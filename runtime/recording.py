@@ -37,7 +37,7 @@ def schema_of(process: str) -> Schema:
         histograms=(
             *(f"{ring.name}_{figure}" for ring in consumed for figure in CONSUMER_FIGURES),
             *claimed,
-            *("parked_ns", "gc_ns"),
+            *("parked_ns", "awake_ns", "gc_ns"),
         ),
         words={"doorbell": DOORBELL_COUNTS},
     )
@@ -65,7 +65,8 @@ def record(process: str, attachment: Attachment, counters: Counters) -> None:
         ring.record({figure: histograms[f"{name}_{figure}"] for figure in CONSUMER_FIGURES})
     for name, ring in attachment.producers.items():
         ring.record(histograms[f"{name}_claim_ns"] if CLAIMED.get(process) == name else None)
-    attachment.bell.record(counters.words["doorbell"], histograms["parked_ns"])
+    bell = counters.words["doorbell"]
+    attachment.bell.record(bell, histograms["parked_ns"], histograms["awake_ns"])
     gc.callbacks.append(Collections(histograms["gc_ns"]))
 
 

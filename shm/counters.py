@@ -22,6 +22,7 @@ import json
 import mmap
 import os
 from collections.abc import Mapping
+from operator import sub
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -78,6 +79,15 @@ class HistogramSnapshot:
     def p999(self) -> int:
         """The 99.9th percentile."""
         return self.percentile(99.9)
+
+    def since(self, before: Self) -> Self:
+        """Return what was recorded after `before` was read; the maximum is that of the last bucket."""
+        buckets = tuple(map(sub, self.buckets, before.buckets))
+        if min(buckets, default=0) < 0:  # Another start's file.
+            return self
+        last = max((at for at, count in enumerate(buckets) if count), default=None)
+        greatest = 0 if last is None else min(self.max, lib.histogram_bucket_last(last))
+        return type(self)(sum(buckets), max(0, self.sum - before.sum), greatest, buckets)
 
     def percentile(self, percent: float) -> int:
         """Return the value that `percent` of all values do not exceed; 0 of nothing."""

@@ -44,8 +44,8 @@ struct doorbell {
     atomic_int inside;
     struct ring_end **ends;
     struct doorbell_counts counts;
-    uint64_t *words, *parked_ns; /* what others read, or NULL */
-    int64_t armed_ns;
+    uint64_t *words, *parked_ns, *awake_ns; /* what others read, or NULL */
+    int64_t parked_since_ns, awake_since_ns;
     _Atomic uint64_t rings; /* atomic: a test's threads may share a waker's handle */
 };
 
@@ -89,9 +89,11 @@ void doorbell_free(struct doorbell *bell) {
     free(bell);
 }
 
-void doorbell_record(struct doorbell *bell, uint64_t *words, uint64_t *parked_ns) {
+void doorbell_record(struct doorbell *bell, uint64_t *words, uint64_t *parked_ns,
+                     uint64_t *awake_ns) {
     bell->words = words;
     bell->parked_ns = parked_ns;
+    bell->awake_ns = awake_ns;
 }
 
 static void publish(struct doorbell *bell) {
@@ -103,10 +105,17 @@ static void publish(struct doorbell *bell) {
     for (uint32_t i = 0; i < DOORBELL_COUNTS; i++) counter_set(bell->words + i, copies[i]);
 }
 
-static void record_parked(struct doorbell *bell, int64_t since_ns) {
+static void record_park(struct doorbell *bell) {
     if (!bell->parked_ns) return;
-    int64_t now_ns = monotonic_ns();
-    histogram_record(bell->parked_ns, now_ns > since_ns ? (uint64_t)(now_ns - since_ns) : 0);
+    bell->parked_since_ns = monotonic_ns();
+    if (bell->awake_since_ns)
+        histogram_record(bell->awake_ns, (uint64_t)(bell->parked_since_ns - bell->awake_since_ns));
+}
+
+static void record_woken(struct doorbell *bell) {
+    if (!bell->parked_ns) return;
+    bell->awake_since_ns = monotonic_ns();
+    histogram_record(bell->parked_ns, (uint64_t)(bell->awake_since_ns - bell->parked_since_ns));
 }
 
 static void post(struct doorbell *bell) {
@@ -231,9 +240,9 @@ static int sleep_until(struct doorbell *bell, int64_t deadline_ns) {
             clear_flag(bell);
             return serve(bell);
         }
-        int64_t since_ns = bell->parked_ns ? monotonic_ns() : 0;
+        record_park(bell);
         int error = park(bell, deadline_ns);
-        record_parked(bell, since_ns);
+        record_woken(bell);
         CRASH_POINT("woken");
         if (error == ETIMEDOUT && look(bell)) return after_timeout(bell);
         clear_flag(bell);
@@ -300,7 +309,7 @@ int doorbell_arm(struct doorbell *bell) {
     } else {
         bell->counts.waits++;
         bell->counts.parks++;
-        bell->armed_ns = bell->parked_ns ? monotonic_ns() : 0;
+        record_park(bell);
     }
     leave(bell);
     return answer;
@@ -313,7 +322,7 @@ int doorbell_disarm(struct doorbell *bell) {
     clear_flag(bell);
     drain(bell);
     serve(bell);
-    record_parked(bell, bell->armed_ns);
+    record_woken(bell);
     publish(bell);
     leave(bell);
     return 0;

@@ -54,8 +54,11 @@ struct doorbell_counts {
 #define DOORBELL_COUNTS 7
 
 /* Sleeper: keep DOORBELL_COUNTS words, in the order above, as they are at the end of each wait, and
- * a histogram of the time from a park (or an arm) to its end; either may be NULL. */
-void doorbell_record(struct doorbell *bell, uint64_t *words, uint64_t *parked_ns);
+ * histograms of the time from a park (or an arm) to its end, and from the end of a wait that parked
+ * to the next park: what the process was awake for. Any may be NULL; the two histograms only
+ * together. */
+void doorbell_record(struct doorbell *bell, uint64_t *words, uint64_t *parked_ns,
+                     uint64_t *awake_ns);
 
 /* One of `semaphore` (a name for sem_open, not NULL) and `event_fd` (>= 0). NULL: errno. */
 struct doorbell *doorbell_open(void *cell, const char *semaphore, int event_fd);

@@ -168,13 +168,13 @@ class Doorbell:
             counts.spun,
         )
 
-    def record(self, words: memoryview, parked_ns: Histogram) -> None:
-        """Keep the counts in DOORBELL_COUNTS words from now on, in the order of DoorbellCounts, and the time of each
-        park in a histogram."""
+    def record(self, words: memoryview, parked_ns: Histogram, awake_ns: Histogram) -> None:
+        """Keep the counts in DOORBELL_COUNTS words from now on, in the order of DoorbellCounts, and
+        in histograms how long each park took, and how long we were awake between two."""
         assert len(words) == DOORBELL_COUNTS
         self._recorded = pin(words)
         address = ffi.cast("uint64_t *", self._recorded[1])
-        lib.doorbell_record(self.handle, address, parked_ns.words)
+        lib.doorbell_record(self.handle, address, parked_ns.words, awake_ns.words)
 
     def close(self) -> None:
         """Let go of cell and semaphore; a closed bell rings nobody."""

@@ -34,7 +34,7 @@ SLOT = padded((16).to_bytes(4, "little") + b"\x01\x00\x00\x00" + bytes(8))
 def counters(tmp_path: Path) -> Iterator[Counters]:
     """Make a file with the histograms of both ends."""
     figures = Schema(
-        histograms=(*CONSUMER_FIGURES, "claim_ns", "parked_ns"),
+        histograms=(*CONSUMER_FIGURES, "claim_ns", "parked_ns", "awake_ns"),
         words={"doorbell": DOORBELL_COUNTS},
     )
     Counters.create(tmp_path / "counters", {"test": figures})
@@ -181,7 +181,9 @@ def test_a_bell_keeps_its_counts_where_others_read_them(counters: Counters) -> N
     name = f"/leftfold-test-figures-{id(counters)}-{monotonic_ns()}"
     create_semaphore(name)
     bell = Doorbell(bytearray(DOORBELL_BYTES), name)
-    bell.record(counters.words["doorbell"], counters.histograms["parked_ns"])
+    histograms = counters.histograms
+    bell.record(counters.words["doorbell"], histograms["parked_ns"], histograms["awake_ns"])
+    began_ns = monotonic_ns()
     try:
         for _ in range(3):
             assert bell.wait((), 0, 1_000_000) is Reason.TIMED_OUT
@@ -197,9 +199,12 @@ def test_a_bell_keeps_its_counts_where_others_read_them(counters: Counters) -> N
             counts.spun,
         ]
         assert (counts.waits, counts.parks, counts.timeouts) == (3, 3, 3)
-        parked = counters.histograms["parked_ns"].snapshot()
+        awake = histograms["awake_ns"].snapshot()
+        parked = histograms["parked_ns"].snapshot()
         assert parked.count == 3
         assert parked.sum >= 3 * 900_000
+        assert awake.count == 2
+        assert awake.sum + parked.sum <= monotonic_ns() - began_ns
     finally:
         bell.close()
         unlink_semaphore(name)
