@@ -21,7 +21,7 @@ import contextlib
 import json
 import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from operator import sub
 from pathlib import Path
 from types import TracebackType
@@ -88,6 +88,12 @@ class HistogramSnapshot:
         last = max((at for at, count in enumerate(buckets) if count), default=None)
         greatest = 0 if last is None else min(self.max, lib.histogram_bucket_last(last))
         return type(self)(sum(buckets), max(0, self.sum - before.sum), greatest, buckets)
+
+    def counted(self) -> Iterator[tuple[int, int]]:
+        """Yield (greatest value of the bucket, count) of the buckets that counted something."""
+        for bucket, count in enumerate(self.buckets):
+            if count:
+                yield lib.histogram_bucket_last(bucket), count
 
     def percentile(self, percent: float) -> int:
         """Return the value that `percent` of all values do not exceed; 0 of nothing."""
