@@ -91,6 +91,12 @@ def _message(reading: Reading, was: Schema, now: Schema | None) -> Iterator[Faul
         return
     yield from _versions_and_fields(reading, was, now)
     if taken is None:
+        if now["version"] > was["version"]:
+            yield Fault(
+                f"its version rises to {now['version']}, and clients with the old code cannot read it",
+                False,
+                "give them the newer code first",
+            )
         return
     present = now.get("taken")
     if present is None:

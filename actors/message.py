@@ -41,7 +41,8 @@ def message(*, id: int, version: int = 0, oldest: int = 0) -> Callable[[C], C]:
     """Make the class a message with this wire id, 1 to 65535, which must never change.
 
     `version`: of its fields; raise it by one when they change other than by a new field with a
-    default. `oldest`: the oldest version that is still read.
+    default. `oldest`: the oldest version that is still read. Of a reply or an event, clients must know a
+    version before the cluster writes it; of a command or a query, the cluster must know it first.
     """
     if type(id) is not int or not 1 <= id <= ID_MAX:
         raise DefinitionError(f"@message(id={id!r}): the id is an integer from 1 to {ID_MAX}")
