@@ -131,7 +131,7 @@ class ReplicaConfig:
     peer_address: str = ""
     """Where other replicas are listened for, host:port; empty: nowhere, so that nobody can ever join."""
     heartbeat_ms: int = 30
-    election_ms: int = 180
+    election_ms: int = 240
     """A follower that has heard no leader for this long, and up to twice as long, asks for votes."""
     any_build: bool = False
     """Be linked with replicas that run another build of the app: while the cluster changes its build."""

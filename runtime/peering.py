@@ -18,6 +18,7 @@ from ..raft import (
     Message,
     ProtocolViolation,
     Raft,
+    Role,
     is_bulk,
 )
 from ..shm import Consumer, Producer
@@ -166,11 +167,23 @@ class Peering:
                     self.serves[replica] = serves
                 else:
                     self.serves.pop(replica, None)
+                    self._lose_link(replica)
             else:
                 assert kind == slots.RAFT_MESSAGE, f"a link carried a slot of type {kind}"
                 self._step(raft_messages.decode(slot), now_ns)
         ring.release(len(run))
         return 1
+
+    def _lose_link(self, replica: int) -> None:
+        """A leader whose connection broke is most likely dead: what is left to wait for is the random part of the time-out.
+
+        It costs nothing if it lives: the others hear it, and give no vote.
+        """
+        if replica != self.raft.leader_id:
+            return
+        for _ in range(self.raft.config.election_ticks):
+            if self.raft.role is Role.FOLLOWER:
+                self.raft.tick()
 
     def _step(self, message: Message, now_ns: int) -> None:
         if (
