@@ -119,14 +119,24 @@ static PyObject *commands_apply(PyObject *object, PyObject *arguments)
 static int add_lane(struct commands *self, PyObject *id, PyObject *tuple)
 {
     struct lane lane = {0};
+    PyObject *plain;
     if (!PyTuple_Check(tuple)) {
         PyErr_SetString(PyExc_TypeError, "a lane is a tuple");
         return 0;
     }
     lane.id = (uint16_t)PyLong_AsUnsignedLong(id);
-    if (PyErr_Occurred() || !PyArg_ParseTuple(tuple, "OO!OO!OHH", &lane.decode, &PyDict_Type, &lane.instances, &lane.call,
-                                              &PyDict_Type, &lane.replies, &lane.actor, &lane.actor_type, &lane.version))
+    if (PyErr_Occurred() ||
+        !PyArg_ParseTuple(tuple, "OO!OO!OHHOO!", &lane.decode, &PyDict_Type, &lane.instances, &lane.call, &PyDict_Type,
+                          &lane.replies, &lane.actor, &lane.actor_type, &lane.version, &plain, &PyDict_Type,
+                          &lane.reply_plains))
         return 0;
+    if (plain != Py_None && Py_TYPE(plain) != plain_type) {
+        PyErr_SetString(PyExc_TypeError, "what reads a message is a Plain or None");
+        return 0;
+    }
+    lane.plain = plain == Py_None ? NULL : (struct plain *)plain;
+    Py_XINCREF((PyObject *)lane.plain);
+    Py_INCREF(lane.reply_plains);
     Py_INCREF(lane.decode);
     Py_INCREF(lane.instances);
     Py_INCREF(lane.call);
@@ -288,6 +298,8 @@ static int commands_traverse(PyObject *object, visitproc visit, void *arg)
         Py_VISIT(self->lanes[at].call);
         Py_VISIT(self->lanes[at].replies);
         Py_VISIT(self->lanes[at].actor);
+        Py_VISIT((PyObject *)self->lanes[at].plain);
+        Py_VISIT(self->lanes[at].reply_plains);
     }
     return 0;
 }
@@ -313,6 +325,8 @@ static int commands_clear(PyObject *object)
         Py_DECREF(lane.call);
         Py_DECREF(lane.replies);
         Py_DECREF(lane.actor);
+        Py_XDECREF((PyObject *)lane.plain);
+        Py_DECREF(lane.reply_plains);
     }
     return 0;
 }

@@ -1,13 +1,16 @@
 /* commands: what the loop over commands (commands.c) and the road of one command (unit.c) share. */
 #pragma once
-#include "fold.h"
+#include "plain.h"
 
 /* A message that clients may send: where it goes. All of it is made once, with the App. */
 struct lane {
     uint16_t id, version, actor_type;
     PyObject *decode, *instances, *call, *replies, *actor;
-    PyTypeObject *reply_type; /* the class of the last reply, one of `replies`; NULL: none yet */
-    uint16_t reply_id;        /* and its id */
+    const struct plain *plain; /* reads the message; NULL: only `decode` does */
+    PyObject *reply_plains;    /* what writes replies, by class */
+    PyTypeObject *reply_type;        /* the class of the last reply, one of `replies`; NULL: none yet */
+    uint16_t reply_id;               /* its id */
+    const struct plain *reply_plain; /* and what writes it; NULL: only `encode` does */
 };
 
 enum { LANE_HINTS = 1024 };

@@ -3,17 +3,18 @@
  *   Slots      slots.c      the outputs of an entry, in order
  *   Sessions   table.c      the session table, which is in sessions.c
  *   Events     events.c     the retained events
+ *   Plain      plain.c      how messages of plain fields are read and written
  *   Commands   commands.c   the loop over an entry's commands; unit.c: how one of them runs
  *
- * It calls Python for the decoder, the handler and the encoder, and for all that is rare, so that each rule has one
+ * It calls Python for the handler, for messages that are not plain, and for all that is rare, so that each rule has one
  * place. The same bytes come out as when all of it runs in Python (unit.py).
  *
  * A plain extension module and not cffi, because what it handles are Python's objects; stable ABI of 3.11. It is
  * made once in a process, and not for subinterpreters.
  */
-#include "fold.h"
+#include "plain.h"
 
-PyTypeObject *slots_type, *sessions_type, *events_type, *commands_type;
+PyTypeObject *slots_type, *sessions_type, *events_type, *commands_type, *plain_type;
 
 static PyMethodDef functions[] = {
     {"put_event", put_event_from_python, METH_VARARGS,
@@ -41,7 +42,8 @@ PyMODINIT_FUNC PyInit__fold(void)
 {
     PyObject *module = PyModule_Create(&definition);
     if (module && add_type(module, &slots_spec, &slots_type) && add_type(module, &sessions_spec, &sessions_type) &&
-        add_type(module, &events_spec, &events_type) && add_type(module, &commands_spec, &commands_type))
+        add_type(module, &events_spec, &events_type) && add_type(module, &commands_spec, &commands_type) &&
+        add_type(module, &plain_spec, &plain_type))
         return module;
     Py_XDECREF(module);
     return NULL;

@@ -221,59 +221,99 @@ static int commit(struct commands *self, const struct unit *unit)
     return PyList_SetSlice(self->outputs, 0, count, NULL) == 0;
 }
 
-/* The reply's id and body. 0: it is none that was promised, or cannot be encoded: an exception is set. */
-static int encode(struct commands *self, struct lane *lane, PyObject *result, PyObject **new_text)
+/* A reply as it will go out. */
+struct encoded {
+    uint16_t id;
+    const uint8_t *text; /* in one of the two that follow */
+    size_t length;
+    PyObject *new_text;
+    uint8_t plain_text[PLAIN_TEXT_BYTES];
+};
+
+/* Find what belongs to the class of this reply. 0: it is none that was promised: an exception is set. */
+static int find_reply(struct commands *self, struct lane *lane, PyObject *result)
 {
     PyTypeObject *type = Py_TYPE(result);
-    if (type != lane->reply_type) {
-        PyObject *found = PyDict_GetItemWithError(lane->replies, (PyObject *)type);
-        if (!found) {
-            if (!PyErr_Occurred()) {
-                PyObject *new_none = PyObject_CallFunctionObjArgs(self->wrong_reply, result, NULL);
-                Py_XDECREF(new_none);
-            }
-            return 0;
+    if (type == lane->reply_type)
+        return 1;
+    PyObject *id = PyDict_GetItemWithError(lane->replies, (PyObject *)type);
+    if (!id) {
+        if (!PyErr_Occurred()) {
+            PyObject *new_none = PyObject_CallFunctionObjArgs(self->wrong_reply, result, NULL);
+            Py_XDECREF(new_none);
         }
-        lane->reply_id = (uint16_t)PyLong_AsUnsignedLong(found);
-        lane->reply_type = type;
+        return 0;
     }
-    *new_text = lane->reply_id ? PyObject_CallFunctionObjArgs(self->encode, result, NULL) : bytes_from(NULL, 0);
-    return *new_text != NULL;
+    PyObject *plain = PyDict_GetItemWithError(lane->reply_plains, (PyObject *)type);
+    unsigned long reply_id = PyLong_AsUnsignedLong(id);
+    if (PyErr_Occurred())
+        return 0;
+    lane->reply_id = (uint16_t)reply_id;
+    lane->reply_plain = plain && Py_TYPE(plain) == plain_type ? (const struct plain *)plain : NULL;
+    lane->reply_type = type;
+    return 1;
 }
 
-static int answer_encoded(struct commands *self, const struct unit *unit, uint16_t id, PyObject *text_object)
+/* 0: an exception is set; there is none that was promised, or it cannot be encoded. */
+static int encode(struct commands *self, struct lane *lane, PyObject *result, struct encoded *encoded)
 {
-    Py_ssize_t length;
-    const uint8_t *text = bytes_of(text_object, &length);
-    if (!text)
+    if (!find_reply(self, lane, result))
         return 0;
-    if ((uint64_t)length <= self->reply_bytes_max)
-        return answer(self, unit, STATUS_OK, id, text, (size_t)length);
+    encoded->id = lane->reply_id;
+    encoded->text = encoded->plain_text;
+    if (!encoded->id)
+        return 1;
+    if (lane->reply_plain && (encoded->length = plain_encode(lane->reply_plain, result, encoded->plain_text)))
+        return 1;
+    Py_ssize_t length;
+    encoded->new_text = PyObject_CallFunctionObjArgs(self->encode, result, NULL);
+    if (!encoded->new_text || !(encoded->text = bytes_of(encoded->new_text, &length)))
+        return 0;
+    encoded->length = (size_t)length;
+    return 1;
+}
+
+static int answer_encoded(struct commands *self, const struct unit *unit, const struct encoded *encoded)
+{
+    if (encoded->length <= self->reply_bytes_max)
+        return answer(self, unit, STATUS_OK, encoded->id, encoded->text, encoded->length);
     char sentence[64];
-    int written = snprintf(sentence, sizeof sentence, "the reply has %zd bytes", length);
+    int written = snprintf(sentence, sizeof sentence, "the reply has %zu bytes", encoded->length);
     return answer(self, unit, STATUS_REPLY_TOO_LARGE, 0, (const uint8_t *)sentence, (size_t)written);
+}
+
+/* The message in the body; NULL: an exception is set. */
+static PyObject *decode(const struct unit *unit, const struct lane *lane)
+{
+    if (lane->plain) {
+        PyObject *new_message = plain_decode(lane->plain, unit->body, unit->body_bytes);
+        if (new_message || PyErr_Occurred())
+            return new_message;
+    }
+    PyObject *new_body = bytes_from(unit->body, unit->body_bytes);
+    PyObject *new_message = new_body ? PyObject_CallFunctionObjArgs(lane->decode, new_body, NULL) : NULL;
+    Py_XDECREF(new_body);
+    return new_message;
 }
 
 /* A command whose actor is there and that nothing speaks against. Holds `instance` itself. */
 static int run_handler(struct commands *self, const struct unit *unit, struct lane *lane, PyObject *instance)
 {
-    PyObject *new_body = bytes_from(unit->body, unit->body_bytes);
-    PyObject *new_message = new_body ? PyObject_CallFunctionObjArgs(lane->decode, new_body, NULL) : NULL;
-    Py_XDECREF(new_body);
+    PyObject *new_message = decode(unit, lane);
     if (!new_message)
         return end_undecoded(self, unit);
     Py_INCREF(instance); /* whatever the handler does to the table of actors */
     PyObject *new_result = PyObject_CallFunctionObjArgs(lane->call, instance, new_message, self->context, NULL);
-    PyObject *new_text = NULL;
-    /* It is encoded before the sends, which may change what it refers to. Its id is read before they run, too. */
-    int is_encoded = new_result && encode(self, lane, new_result, &new_text);
-    uint16_t id = lane->reply_id;
+    struct encoded encoded;
+    encoded.length = 0;
+    encoded.new_text = NULL;
     int done;
-    if (is_encoded && (!PyList_Size(self->outputs) || commit(self, unit)))
-        done = answer_encoded(self, unit, id, new_text);
+    /* It is encoded before the sends, which may change what it refers to. */
+    if (new_result && encode(self, lane, new_result, &encoded) && (!PyList_Size(self->outputs) || commit(self, unit)))
+        done = answer_encoded(self, unit, &encoded);
     else
         done = end_raised(self, unit);
-    Py_XDECREF(new_text);
+    Py_XDECREF(encoded.new_text);
     Py_XDECREF(new_result);
     Py_DECREF(instance);
     Py_DECREF(new_message);

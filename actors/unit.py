@@ -26,6 +26,7 @@ from .failure import Code, Undecodable, WrongReply, describe_error, encoded_text
 from .fold import Quarantine, State
 from .layout import Status
 from .limits import Limits
+from .plain import plain
 from .timers import Timer
 
 OK = int(Status.OK)
@@ -229,7 +230,13 @@ class Units:
     def lanes(self) -> dict[int, tuple[Any, ...]]:
         """What fold.c needs of `commands`."""
         return {
-            id: (*lane[:5], lane.actor.id, lane.route.versions.current)
+            id: (
+                *lane[:5],
+                lane.actor.id,
+                lane.route.versions.current,
+                plain(lane.route.message),
+                {reply: plain(reply) for reply in lane.replies},
+            )
             for id, lane in self.commands.items()
         }
 

@@ -89,7 +89,8 @@ def run_tests(module: Path, *arguments: str) -> subprocess.CompletedProcess[str]
 
 def test_the_fold_reports_nothing(tmp_path: Path) -> None:
     module = compile_fold(tmp_path, sources())
-    found = run_tests(module, str(TESTS / "test_fold.py"), str(TESTS / "test_sessions.py"))
+    names = ("test_fold", "test_plain", "test_sessions")
+    found = run_tests(module, *(str(TESTS / f"{name}.py") for name in names))
 
     assert found.returncode == 0, found.stdout[-3_000:] + found.stderr[-6_000:]
     assert " passed" in found.stdout

@@ -32,6 +32,7 @@ from ..actors.layout import COMMAND, EntryKind, SlotType, padded
 from ..actors.ledger import Ledger, Transfer, Transferred
 from ..actors.ledger import app as ledger
 from ..actors.machine import Machine, Outputs
+from ..actors.plain import plain
 
 SESSIONS = 8
 UNANSWERED_MAX = 1_024
@@ -108,14 +109,18 @@ def measure(work: Work) -> Figures:
         found[name] = timed(lambda machine=machine: fold(machine, work.entries))
         digests.add(machine.digest)
     assert len(digests) == 1, "the two roads answer differently"
-    decode = ledger.route_for(Transfer).decode
-    found["decode_ns"] = timed(lambda: exhaust(map(decode, work.bodies)))
-    messages = list(map(decode, work.bodies))
+    reads, writes = plain(Transfer), plain(Transferred)
+    assert reads is not None and writes is not None
+    by_msgspec = ledger.route_for(Transfer).decode
+    found["decode_ns"] = timed(lambda: exhaust(map(reads.decode, work.bodies)))
+    found["msgspec_decode_ns"] = timed(lambda: exhaust(map(by_msgspec, work.bodies)))
+    messages: list[Any] = list(map(reads.decode, work.bodies))
     handler: Callable[..., Transferred] = Ledger.transfer
     actors, contexts = repeat(work.ledger()), repeat(None)  # A transfer asks its context nothing.
     found["handler_ns"] = timed(lambda: exhaust(map(handler, actors, messages, contexts)))
     reply, times = Transferred(10**9 - 5_000, 10**9 + 5_000), len(messages)
-    found["encode_ns"] = timed(lambda: exhaust(map(encode_body, repeat(reply, times))))
+    found["encode_ns"] = timed(lambda: exhaust(map(writes.encode, repeat(reply, times))))
+    found["msgspec_encode_ns"] = timed(lambda: exhaust(map(encode_body, repeat(reply, times))))
     return {name: elapsed / len(work.bodies) for name, elapsed in found.items()}
 
 
@@ -196,6 +201,8 @@ def show(found: dict[str, Any]) -> None:
         "encode_ns": "  encoder",
         "rest_ns": "  rest",
         "python_ns": "the road in Python",
+        "msgspec_decode_ns": "  msgspec's decoder",
+        "msgspec_encode_ns": "  msgspec's encoder",
     }
     for name, title in names.items():
         least, median = found["least"][name], found["median"][name]
