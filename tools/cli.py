@@ -20,9 +20,17 @@ EXIT_INTERRUPTED = 130
 
 COMMANDS = (
     ("run", "Run a replica of an app, in the foreground, until Ctrl-C."),
+    ("up", "Run a whole cluster of an app on this box, with a live view of it."),
+    ("join", "Start a new replica of a running cluster, and make it a member."),
+    ("members", "List a cluster's members, or add, promote and remove one."),
+    ("transfer", "Have another replica lead."),
+    ("kill", "Kill a replica of a cluster on this box, to see what happens."),
+    ("pause", "Stop a replica of a cluster on this box for a while."),
     ("dev", "Run a replica that starts again when its app is saved, and shows what changed."),
     ("demo", "Send order flow to an exchange, kill it, start it again and compare."),
     ("status", "Show what a replica does, or did last."),
+    ("stat", "Show all figures of a replica once: rates, percentiles, rings; also of a dead one."),
+    ("top", "Show a replica's figures live in the terminal, until q."),
     ("log", "Print a replica's log as JSON lines; `log stat`: what fills it."),
     ("replay", "Fold a replica's log to a point; open the debugger in the handler there."),
     ("state", "Print one actor's state as JSON, of a running replica or at any place of a log."),

@@ -11,14 +11,19 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
+import attrs
 import msgspec
 from attrs import define, field, frozen
 from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from ..actors.limits import Limits
 from ..runtime.config import MIB, SNAPSHOT_LOG_BYTES, ReplicaConfig
 from ..runtime.discovery import load_app
+from ..runtime.errors import OperatorError
+from ..runtime.hosts import numeric_address
+from ..runtime.identity import member_identity, open_identity
 from ..runtime.supervisor import Observer, Supervisor, read_status
 from ..shm import die_with_parent
 from .place import parse_command
@@ -44,6 +49,16 @@ def run(
     snapshot_log_mib: float = SNAPSHOT_LOG_BYTES / MIB,
     snapshot_at_stop: Annotated[bool, Parameter(negative="--no-snapshot-at-stop")] = True,
     disk_max_gib: float | None = None,
+    peer_address: str = "",
+    cluster: str = "",
+    replica: int = 1,
+    member: tuple[str, ...] = (),
+    any_build: bool = False,
+    tls_certificate: str = "",
+    tls_key: str = "",
+    tls_authority: str = "",
+    token: tuple[str, ...] = (),
+    insecure_i_know: bool = False,
     json: bool = False,
     end_with: Annotated[int | None, Parameter(show=False)] = None,
 ) -> int:
@@ -80,6 +95,26 @@ def run(
         Take one when the replica is stopped, so that the next start replays nothing.
     disk_max_gib
         How much journal and snapshots may take together; default: what the disk has.
+    peer_address
+        Listen for other replicas here, HOST:PORT with a numeric host; without it there is one replica only.
+    cluster
+        A new cluster on several machines: 32 hex digits of your choice, the same on all, at each one's first start.
+    replica
+        This replica's id in that new cluster.
+    member
+        Its members, each as ID=HOST:PORT, where it listens for replicas; this one too.
+    any_build
+        Be linked with replicas that run another build of the app, while the cluster changes its build.
+    tls_certificate
+        PEM file: this replica's certificate, for replicas and clients.
+    tls_key
+        PEM file: its key.
+    tls_authority
+        PEM file: who signed the certificates of all replicas.
+    token
+        What a client must know; may be given several times, for a change.
+    insecure_i_know
+        Speak to other machines without certificates: anybody there can read and write.
     json
         Print each event as one JSON object on stdout.
     end_with
@@ -103,13 +138,50 @@ def run(
         snapshot_log_bytes=int(snapshot_log_mib * MIB),
         snapshot_at_stop=snapshot_at_stop,
         disk_bytes_max=int((disk_max_gib or 0) * GIB),
+        peer_address=peer_address,
+        any_build=any_build,
+        tls_certificate=tls_certificate,
+        tls_key=tls_key,
+        tls_authority=tls_authority,
+        tokens=token,
+        insecure=insecure_i_know,
     )
+    if cluster:
+        _found(config, cluster, replica, member)
     display = Display(directory)
     observer: Observer = _print_event if json else display.observe
     try:
         return Supervisor(config, observer).run()
     finally:
         display.end_progress()
+
+
+def _found(config: ReplicaConfig, cluster: str, replica: int, member: tuple[str, ...]) -> None:
+    """The first start of a replica of a new cluster: who it is, and who the others are."""
+    founders: dict[int, str] = {}
+    try:
+        cluster_id = bytes.fromhex(cluster)
+        for one in member:
+            id, _, where = one.partition("=")
+            founders[int(id)] = where
+    except ValueError:
+        cluster_id = b""
+    for where in founders.values():
+        numeric_address(where)
+    if len(cluster_id) != 16 or founders.get(replica) != config.peer_address or replica < 1:
+        raise OperatorError(
+            "A new cluster needs --cluster with 32 hex digits, --replica ID, --peer-address HOST:PORT and one --member "
+            "ID=HOST:PORT for each replica, this one among them with the same address."
+        )
+    fresh = member_identity(
+        config.app, replica, cluster_id, founders, limits=attrs.asdict(Limits())
+    )
+    found = open_identity(config.directory, config.app, fresh)
+    if (found.cluster_id, found.replica_id) != (cluster_id, replica):
+        raise OperatorError(
+            f"{config.directory} holds replica {found.replica_id} of cluster {found.cluster_id.hex()}: name another "
+            "directory, or leave out --cluster and start what is there."
+        )
 
 
 def _print_event(event: str, facts: dict[str, Any]) -> None:
