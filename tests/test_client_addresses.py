@@ -359,7 +359,7 @@ def test_not_ready_and_stopping_are_waited_out_here_and_elsewhere(
             alone.ask(10, deadline_s=0.1)
         one.refuses = None
         assert alone.ask(100) == 111
-    with Asking(kind, cluster.text) as asking:
+    with Asking(kind, cluster.text, patience_s=60.0) as asking:
         for reason in (2, 4):
             one.refuses = (reason, "")
             cluster.leader = two

@@ -348,6 +348,25 @@ def test_a_request_whose_number_was_told_keeps_it_on_a_full_disk() -> None:
     assert outcomes == [] and session.last_request == 1
 
 
+def test_a_filled_number_that_may_be_in_a_log_is_not_given_out_again() -> None:
+    session = opened()
+    ask(session, 2)
+    sent(session)
+    session.receive(refused(1, DISK_FULL))
+    session.receive(reply(2, Status.OUT_OF_ORDER, index=10))
+    session.retry()
+    assert sent(session) == [(1, 1), (2, 2)]
+    session.disconnected()
+    session.connected(WELCOME)
+    assert sent(session) == [(1, 1), (2, 2)]
+    for number in (1, 2):
+        session.receive(refused(number, DISK_FULL))
+    assert session.last_request == 2
+    session.retry()
+
+    assert sent(session) == [(1, 1), (2, 2)]
+
+
 def test_a_query_refused_by_a_full_disk_fails() -> None:
     session = opened()
     outcomes: list[Any] = []
@@ -420,6 +439,34 @@ def test_a_subscription_goes_on_behind_its_last_event_after_a_reconnect() -> Non
     session.connected(WELCOME)
 
     assert session.outgoing() == frames.subscribe(session.id, subscription.number, (6, 0, 1), 1)
+
+
+def test_what_a_replica_that_is_behind_sends_once_more_is_passed_over() -> None:
+    session = opened()
+    subscription = session.subscribe(1, b"", (0, 0, 0), lambda: None)
+    session.receive(subscribed(session, subscription.number))
+    for index in (6, 7, 8):
+        session.receive(event(index))
+    session.disconnected()
+    session.connected(WELCOME)
+    session.receive(subscribed(session, subscription.number))
+    for index in (7, 8, 9):
+        session.receive(event(index))
+
+    assert drain(session, subscription) == [6, 7, 8, 9]
+
+
+def test_a_reader_that_has_enough_to_read_is_not_sent_more_by_a_reconnect() -> None:
+    session = opened()
+    subscription = session.subscribe(0, b"", (0, 0, 0), lambda: None)
+    session.receive(subscribed(session, subscription.number, 1, partial=True))
+    session.receive(event(3))
+    session.disconnected()
+    session.connected(WELCOME)
+    assert session.outgoing() == b""
+
+    assert drain(session, subscription) == [3]
+    assert session.outgoing() == frames.subscribe(session.id, subscription.number, (3, 0, 1))
 
 
 def test_a_partial_answer_is_asked_on_behind_its_last_event() -> None:

@@ -44,6 +44,7 @@ def test_every_operation_is_recorded_with_how_it_ended(tmp_path: Path) -> None:
             one.hang_up()
             client.query("bank", BalanceOf("alice"))
             client.resolve(unknown.value)
+            client.query("bank", BalanceOf("alice"))
     found = lines(path)
 
     ends = [(line["type"], line["f"]) for line in found]
@@ -59,13 +60,17 @@ def test_every_operation_is_recorded_with_how_it_ended(tmp_path: Path) -> None:
         ("invoke", "balanceof"),
         ("ok", "balanceof"),
         ("ok", "deposit"),
+        ("invoke", "balanceof"),
+        ("ok", "balanceof"),
     ]
     assert found[0]["value"] == {"account": "alice", "cents": 5} and found[0]["key"] == "bank"
     assert found[1]["value"]["cents"] == 5 and found[9]["value"]["cents"] == 12
     times = [line["time"] for line in found]
     assert times == sorted(times)
     first, second = found[0]["process"], found[6]["process"]
-    assert [line["process"] for line in found] == [first] * 6 + [second] * 4 + [first]
+    assert [line["process"] for line in found] == [first] * 6 + [second] * 4 + [first] + [
+        second
+    ] * 2
     assert first // 1_000_000 == os.getpid()
 
 
