@@ -107,14 +107,25 @@ class Supervisor:
             if self.config.retry_parked or self.config.skip:
                 crashes.forget(directory)
             crashes.refuse_if_parked(directory)
-            self.position = Position.create(directory / "position")
-            remove_leftovers(directory)
-            Counters.create(directory / "counters", metrics.schema())
+            self._prepare(directory)
             self.generation = self._last_generation()
             with self._signals():
                 return self._run_generations(identity)
         finally:
             os.close(self.lock)
+
+    def _prepare(self, directory: Path) -> None:
+        """What the processes map besides shared memory. Raises OperatorError."""
+        try:
+            self.position = Position.create(directory / "position")
+            remove_leftovers(directory)
+            Counters.create(directory / "counters", metrics.schema())
+        except OSError as error:
+            raise OperatorError(
+                f"Cannot begin in {directory}: {error.strerror}. Everything acknowledged is safe. "
+                "There must be some room there, and this user must be able to write; then start the "
+                "replica again."
+            ) from error
 
     def _run_generations(self, identity: Identity) -> int:
         restarts = 0
