@@ -30,6 +30,9 @@ class Undecodable(TypeError):
 
 def describe_error(error: BaseException) -> str:
     """The error's type and text, shortened, without addresses."""
+    if isinstance(error, RecursionError):
+        # What it says depends on which call met the limit, and so on how deep the machine itself stands.
+        return type(error).__name__
     try:
         text = str(error)
     except Exception:  # noqa: BLE001
