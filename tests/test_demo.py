@@ -21,7 +21,7 @@ pytestmark = pytest.mark.xdist_group("serial")
 def demo(temporary: Path, *arguments: str) -> subprocess.Popen[str]:
     temporary.mkdir(exist_ok=True)
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "leftfold.tools.cli", "demo", *arguments],
+        [sys.executable, "-P", "-m", "leftfold.tools.cli", "demo", "--replicas", "1", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -128,3 +128,27 @@ def test_percentiles_are_those_of_the_sorted_latencies() -> None:
 
     assert sent.percentile_ns(50) == 501
     assert sent.percentile_ns(99.9) == 1000
+
+
+def test_of_three_replicas_the_leader_is_killed_and_nothing_is_lost_or_doubled(
+    tmp_path: Path,
+) -> None:
+    """`leftfold demo` as it is by default."""
+    temporary = tmp_path / "t"
+    temporary.mkdir()
+    ended = subprocess.run(
+        [sys.executable, "-P", "-m", "leftfold.tools.cli", "demo", "--orders", "4000"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TMPDIR": str(temporary)},
+        timeout=4 * DEADLINE_S,
+        check=False,
+    )
+    shown = ended.stdout
+
+    assert ended.returncode == 0, shown + ended.stderr
+    assert re.search(r"kill -9 of replica \d, the leader of term \d+", shown)
+    assert re.search(r"The longest time without an answer was \d+ ms", shown)
+    assert shown.count("\nsame  ") == 3
+    assert "DIFFERENT" not in shown
+    assert list(temporary.iterdir()) == []

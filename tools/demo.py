@@ -1,6 +1,7 @@
-"""`leftfold demo`: an exchange under order flow, killed with -9, started again, and compared.
+"""`leftfold demo`: an exchange under order flow, killed with -9 in the middle of it or behind it, and compared.
 
-Three things are compared, and each is named for what it is: what clients are answered about every
+With three replicas the leader is killed while the orders flow (demo_cluster.py). With one, all of it is killed, and
+started again. Then three things are compared, and each is named for what it is: what clients are answered about every
 book before and after; the digest of all outputs, folded from the log before against what the
 restarted replica says itself; and the digest of the whole state, folded from the log before and
 after. Everything it starts and makes is gone at the end, also after Ctrl-C; with `--keep` the data
@@ -16,6 +17,7 @@ import time
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -24,6 +26,7 @@ from rich.table import Table
 from ..actors.exchange import Depth
 from ..runtime.errors import OperatorError
 from .child import Child
+from .demo_cluster import demo_cluster
 from .orderflow import Action, FlowError, generate, read_csv, read_pitch, to_command
 from .tally import Tally, tally
 from .traffic import PIPELINE, SESSIONS, Order, Sent, books, digest, send
@@ -39,12 +42,15 @@ def demo(
     file: Path | None = None,
     orders: int = 50_000,
     seed: int = 1,
+    replicas: Literal[1, 3] = 3,
     keep: Path | None = None,
 ) -> int:
-    """Send order flow to an exchange, kill it with -9, start it again, and compare.
+    """Send order flow to an exchange, kill it with -9 (of three replicas the leader), and compare.
 
     Parameters
     ----------
+    replicas
+        Three, of which the leader is killed in the middle; or one, which is killed at the end and started again.
     file
         Send these orders: a .txt in the PITCH format or a .csv. Default: a generated flow.
     orders
@@ -58,9 +64,16 @@ def demo(
     if not flow:
         raise OperatorError("There are no orders to send: choose more than 0, or another file.")
     directory = _new_directory(keep)
+    source = f"{file}" if file else f"a generated flow with seed {seed}"
+    if replicas > 1:
+        try:
+            return demo_cluster(flow, source, directory / "cluster")
+        finally:
+            if keep is None:
+                shutil.rmtree(directory)
     child = Child(APP, directory / "exchange")
     try:
-        return _show(child, flow, f"{file}" if file else f"a generated flow with seed {seed}")
+        return _show(child, flow, source)
     finally:
         if hasattr(child, "process"):
             child.kill()

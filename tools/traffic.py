@@ -25,6 +25,7 @@ PIPELINE = 32
 DEPTH_LEVELS = 500
 
 Order = tuple[str, Command[Any]]
+Address = tuple[str, int]
 
 
 @define
@@ -35,6 +36,15 @@ class Sent:
     seconds: float = 0.0
     rejected: int = 0
     traded: int = 0
+    gap_ns: int = 0
+    """The longest time in which no order was answered."""
+    last_ns: int = 0
+
+    def answered(self, now_ns: int) -> None:
+        """An order was."""
+        if self.last_ns:
+            self.gap_ns = max(self.gap_ns, now_ns - self.last_ns)
+        self.last_ns = now_ns
 
     @property
     def orders(self) -> int:
@@ -48,14 +58,18 @@ class Sent:
 
 
 async def send(
-    host: str, port: int, orders: Sequence[Order], progress: Callable[[int], None]
+    host: str,
+    port: int,
+    orders: Sequence[Order],
+    progress: Callable[[int], None],
+    others: tuple[Address, ...] = (),
 ) -> Sent:
-    """Send everything, and wait for every reply."""
+    """Send everything, and wait for every reply. `others`: more addresses of the same cluster."""
     sent = Sent()
     lanes: list[list[Order]] = [[] for _ in range(SESSIONS)]
     for order in orders:
         lanes[zlib.crc32(order[0].encode()) % SESSIONS].append(order)
-    clients = [Client(host, port) for _ in lanes]
+    clients = [Client(host, port, others) for _ in lanes]
     try:
         for client in clients:
             await client.__aenter__()
@@ -98,13 +112,17 @@ async def _drive(client: Client, flow: Iterator[Order], sent: Sent) -> None:
         else:
             if type(reply) is Placed and reply.traded:
                 sent.traded += 1
-        sent.latencies_ns.append(clock() - begin_ns)
+        now_ns = clock()
+        sent.latencies_ns.append(now_ns - begin_ns)
+        sent.answered(now_ns)
 
 
-async def books(host: str, port: int, symbols: Sequence[str]) -> dict[str, Depth]:
+async def books(
+    host: str, port: int, symbols: Sequence[str], others: tuple[Address, ...] = ()
+) -> dict[str, Depth]:
     """Every book, as a client is answered now."""
     found: dict[str, Depth] = {}
-    async with Client(host, port) as client:
+    async with Client(host, port, others) as client:
         for symbol in symbols:
             found[symbol] = await client.query(symbol, DepthOf(DEPTH_LEVELS))
     return found
