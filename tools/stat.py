@@ -1,0 +1,77 @@
+"""`leftfold stat`: all figures of a replica, once: counters, rates, percentiles, rings; also of a dead one.
+
+With --json everything that there is; without, what a person asks first. With --hdr the histograms go to a file that the
+tools of HdrHistogram read.
+"""
+
+import json as json_module
+import time
+from pathlib import Path
+
+from rich.console import Console, Group
+
+from ..runtime.errors import OperatorError
+from ..runtime.topology import PROCESSES
+from .hdrlog import Interval, write
+from .reading import Window, report_of, take
+from .status import DEFAULT_DIRECTORY
+from .tables import headline, hops_of, processes_of, rings_of
+
+SECONDS_MAX = 3600.0
+
+
+def stat(
+    directory: Path = DEFAULT_DIRECTORY,
+    /,
+    *,
+    json: bool = False,
+    seconds: float = 1.0,
+    hdr: Path | None = None,
+) -> None:
+    """Show all figures of a replica once, also of a dead one.
+
+    Parameters
+    ----------
+    directory
+        The replica's directory.
+    json
+        Print one JSON object with everything.
+    seconds
+        Over which time rates are taken, of a replica that runs.
+    hdr
+        Write the histograms to this file, in the log format of HdrHistogram.
+    """
+    if not 0 < seconds <= SECONDS_MAX:
+        raise OperatorError(f"--seconds goes from above 0 to {SECONDS_MAX:.0f}.")
+    window = observe(directory, seconds)
+    if hdr is not None:
+        _write_hdr(hdr, window)
+    if json:
+        print(json_module.dumps(report_of(window), indent=2))
+        return
+    Console(highlight=False).print(
+        Group(headline(window), processes_of(window), hops_of(window), rings_of(window))
+    )
+
+
+def observe(directory: Path, seconds: float) -> Window:
+    """Two readings of a live replica, `seconds` apart; one of a dead one."""
+    before = take(directory)
+    if not before.alive:
+        return Window(before, before)
+    time.sleep(seconds)
+    return Window(before, take(directory))
+
+
+def _write_hdr(path: Path, window: Window) -> None:
+    intervals = [
+        Interval(f"{name}.{figure}", 0.0, window.seconds, window.histogram(name, figure))
+        for name in PROCESSES
+        if name in window.after.roles
+        for figure in window.after.roles[name].histograms
+    ]
+    try:
+        with path.open("w") as file:
+            write(file, intervals, time.time() - window.seconds)
+    except OSError as error:
+        raise OperatorError(f"Cannot write {path}: {error.strerror}.") from None
