@@ -4,14 +4,16 @@ import asyncio
 import contextlib
 import random
 import socket
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from replica import APPS
 from served import Fold, Served, until
 
 from leftfold.actors import Rejected
-from leftfold.actors.ledger import BalanceOf, Deposit, Ledger, Withdraw, app
+from leftfold.actors.ledger import BalanceOf, Deposit, Withdraw, app
 from leftfold.actors.limits import Limits
 from leftfold.runtime.blocking_client import BlockingClient
 from leftfold.runtime.client import Client
@@ -23,6 +25,10 @@ from leftfold.runtime.failures import (
     Unknown,
 )
 
+sys.path.append(str(APPS))
+from cells import Cell, Write
+from cells import app as cells_app
+
 WINDOW = 64
 
 
@@ -30,6 +36,14 @@ WINDOW = 64
 def served() -> Iterator[Served]:
     limits = Limits(session_window=WINDOW)
     with Served(Fold(app, limits), window=WINDOW, linger_ns=10**8) as served:
+        yield served
+
+
+@pytest.fixture
+def cells() -> Iterator[Served]:
+    """Actors that emit events."""
+    limits = Limits(session_window=WINDOW)
+    with Served(Fold(cells_app, limits), window=WINDOW, linger_ns=10**8) as served:
         yield served
 
 
@@ -236,56 +250,56 @@ def test_a_client_that_leaves_nothing_unknown_closes_its_session(served: Served)
     until(lambda: not len(sessions), "the session is closed")
 
 
-def test_events_arrive_in_order_with_positions_to_go_on_from(served: Served) -> None:
+def test_events_arrive_in_order_with_positions_to_go_on_from(cells: Served) -> None:
     async def run() -> None:
-        async with Client(served.host, served.port) as client:
+        async with Client(cells.host, cells.port) as client:
             for cents in range(1, 6):
-                await client.ask("bank", Deposit("alice", cents))
-            await client.ask("other bank", Deposit("bob", 1))
-            stream = client.subscribe(actor=Ledger, key="bank")
+                await client.ask("a", Write(cents))
+            await client.ask("b", Write(1))
+            stream = client.subscribe(actor=Cell, key="a")
             first = [await anext(stream) for _ in range(3)]
             await stream.aclose()  # pyright: ignore[reportAttributeAccessIssue]
-            rest = client.subscribe(actor=Ledger, key="bank", after=first[-1].position)
+            rest = client.subscribe(actor=Cell, key="a", after=first[-1].position)
             second = [await anext(rest) for _ in range(2)]
-            await client.ask("bank", Deposit("alice", 6))
+            await client.ask("a", Write(6))
             second.append(await anext(rest))
             await rest.aclose()  # pyright: ignore[reportAttributeAccessIssue]
-        assert [event.message.cents for event in first + second] == [1, 2, 3, 4, 5, 6]
-        assert {event.key for event in first + second} == {"bank"}
+        assert [event.message.value for event in first + second] == [1, 2, 3, 4, 5, 6]
+        assert {event.key for event in first + second} == {"a"}
 
     asyncio.run(run())
 
 
-def test_the_blocking_client_iterates_over_events_until_a_silence(served: Served) -> None:
-    with BlockingClient(served.host, served.port) as client:
-        client.ask_many(("bank", Deposit("alice", cents)) for cents in range(1, 30))
-        events = list(client.events(actor=Ledger, silence_s=0.3))
-    assert [event.message.cents for event in events] == list(range(1, 30))
+def test_the_blocking_client_iterates_over_events_until_a_silence(cells: Served) -> None:
+    with BlockingClient(cells.host, cells.port) as client:
+        client.ask_many(("a", Write(cents)) for cents in range(1, 30))
+        events = list(client.events(actor=Cell, silence_s=0.3))
+    assert [event.message.value for event in events] == list(range(1, 30))
 
 
-def test_no_event_is_missed_or_repeated_though_connections_are_cut(served: Served) -> None:
+def test_no_event_is_missed_or_repeated_though_connections_are_cut(cells: Served) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     rng = random.Random(seed)
 
     async def run() -> None:
-        proxy = CuttingProxy(served.port, rng, 4000)
+        proxy = CuttingProxy(cells.port, rng, 4000)
         async with proxy.running() as port:
             async with (
                 Client("127.0.0.1", port) as watcher,
-                Client(served.host, served.port) as client,
+                Client(cells.host, cells.port) as client,
             ):
                 found: list[int] = []
 
                 async def watch() -> None:
-                    async for event in watcher.subscribe(actor=Ledger):
-                        found.append(event.message.cents)
+                    async for event in watcher.subscribe(actor=Cell):
+                        found.append(event.message.value)
                         if len(found) == 400:
                             return
 
                 watching = asyncio.create_task(watch())
                 for cents in range(1, 401):
-                    await client.ask("bank", Deposit("alice", cents))
+                    await client.ask("a", Write(cents))
                 await watching
             assert found == list(range(1, 401))
             assert proxy.cuts > 1, "the proxy never cut"
@@ -296,13 +310,13 @@ def test_no_event_is_missed_or_repeated_though_connections_are_cut(served: Serve
 def test_a_subscriber_is_told_that_events_are_gone() -> None:
     limits = Limits(session_window=WINDOW, events_kept_max=5)
     with (
-        Served(Fold(app, limits), window=WINDOW) as served,
-        BlockingClient(served.host, served.port) as client,
+        Served(Fold(cells_app, limits), window=WINDOW) as cells,
+        BlockingClient(cells.host, cells.port) as client,
     ):
-        client.ask_many(("bank", Deposit("alice", 1)) for _ in range(20))
+        client.ask_many(("a", Write(1)) for _ in range(20))
         with pytest.raises(EventsLost) as lost:
-            next(client.events(actor=Ledger))
-        left = list(client.events(actor=Ledger, after=lost.value.floor, silence_s=0.3))
+            next(client.events(actor=Cell))
+        left = list(client.events(actor=Cell, after=lost.value.floor, silence_s=0.3))
     assert len(left) == 5
 
 
