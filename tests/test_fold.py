@@ -41,6 +41,12 @@ A, B = b"a" * 16, b"b" * 16
 Log = Iterable[tuple[int, int, bytes]]
 
 
+def alive() -> int:
+    """How many objects there are, and blocks of memory for objects, of which bytes and ints are."""
+    gc.collect()
+    return len(gc.get_objects()) + sys.getallocatedblocks()
+
+
 def ignore(ordinal: int) -> None:
     """Watch, and do nothing."""
 
@@ -387,12 +393,11 @@ def test_nothing_of_a_command_is_held_once_it_is_answered(command: object) -> No
     bank.ask(Deposit(1_000), "other")
     shared: list[object] = [None, (), b"", Account, Deposit, Balance, encode_body, Context]
     context = vars(bank.machine)["_units"].context
-    shared.append(context)
+    shared += [context, bank.machine.instance(Account, "k")]
 
     def held() -> tuple[int, list[int]]:
         bank.machine.state.quarantined.clear()
-        gc.collect()
-        return len(gc.get_objects()), [sys.getrefcount(item) for item in shared]
+        return alive(), [sys.getrefcount(item) for item in shared]
 
     for _ in range(40):  # caches, free lists and kept events fill
         bank.ask(command)
@@ -415,8 +420,7 @@ def test_bodies_that_do_not_decode_leave_nothing_behind() -> None:
             head = COMMAND.pack(COMMAND.size + 2, 3, 1, A, bank.request, 1, 1, 0)
             (slot,) = bank.apply(padded(head + b"k\xc1"))
             assert REPLY.unpack_from(slot)[7] == Status.BAD_REQUEST
-        gc.collect()
-        return len(gc.get_objects())
+        return alive()
 
     before = refuse(20)
     assert abs(refuse(200) - before) < 50

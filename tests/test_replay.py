@@ -109,13 +109,12 @@ def test_the_debugger_stops_inside_the_handler_of_that_command(directory: Path) 
 
 
 def test_the_debugger_steps_through_the_handler(directory: Path) -> None:
-    ended = replay(
-        directory, "--to", "4.0", "--pdb", typed="next\nnext\nnext\np source_cents\ncontinue\n"
-    )
+    typed = "next\n" * 6 + "p source_cents\ncontinue\n"
+    ended = replay(directory, "--to", "4.0", "--pdb", typed=typed)
 
     assert ended.returncode == 0, ended.stderr
     assert "transfer()" in ended.stdout
-    assert "\n(Pdb) 70\n" in ended.stdout
+    assert "\n(Pdb) 100\n" in ended.stdout
 
 
 def test_leaving_the_debugger_is_no_error(directory: Path) -> None:
