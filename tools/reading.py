@@ -4,7 +4,6 @@ They come from the mapped counters in the replica's directory, from replica.json
 nothing, and works for a dead one, whose CPU time alone is gone. Figures over a window are differences of two readings.
 """
 
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -104,13 +103,12 @@ def cpu_of(pid: int) -> int | None:
     if not is_leftfold(pid):
         return None
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        threads = list(Path(f"/proc/{pid}/task").iterdir())
+        spent = sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads)
     except OSError:
         return None
-    if fields[0] in "ZX":
-        return None
-    ticks = int(fields[11]) + int(fields[12])
-    return ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+    return None if state in "ZX" else spent
 
 
 @frozen
