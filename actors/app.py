@@ -9,7 +9,7 @@ values: `schema()`.
 """
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from types import NoneType, UnionType
 from typing import Any, ForwardRef, Union, get_args, get_origin
 
@@ -21,6 +21,7 @@ from .errors import DefinitionError
 from .fields import check_types
 from .message import Command, message_id, message_versions
 from .schema import schema_of
+from .verbs import Verb, verbs_of
 from .versions import Versions
 
 Key = str | int | bytes
@@ -116,9 +117,16 @@ class App:
     """The registry of one application; see the file's text."""
 
     def __init__(
-        self, *, actors: Iterable[type], name: str = "app", build: str | None = None
+        self,
+        *,
+        actors: Iterable[type],
+        name: str = "app",
+        build: str | None = None,
+        resp: Mapping[str, type] | None = None,
     ) -> None:
-        """`build`: a text that is another one whenever the code answers differently.
+        """`resp`: message classes by the names that Redis's clients call them by, see verbs.py.
+
+        `build`: a text that is another one whenever the code answers differently.
 
         Without one the build is made from the sources, see runtime/build.py.
         """
@@ -143,6 +151,8 @@ class App:
             self._add_actor(cls, declaration(cls))
         if not self.actor_types:
             raise DefinitionError(f"App {name!r} has no actors")
+        # By upper-case name.
+        self.verbs: dict[str, Verb] = verbs_of(self, resp or {})
 
     def message_for(self, id: int) -> type:
         """The message class with this wire id; KeyError if there is none."""

@@ -113,6 +113,9 @@ class ReplicaConfig:
     app_directory: str = "."
     host: str = "127.0.0.1"
     port: int = 7700
+    resp_host: str = "127.0.0.1"
+    resp_port: int | None = None
+    """Where clients that speak Redis's protocol are listened for; None: nowhere."""
     limits: TransportLimits = field(factory=TransportLimits)
     spin_ns: int = 20_000
     handler_budget_ms: int = 1_000
@@ -156,6 +159,8 @@ class ReplicaConfig:
             raise OperatorError("A snapshot needs a log to shorten: choose more than 0 bytes.")
         if not 0 <= self.port <= 65535:
             raise OperatorError(f"Port {self.port} is out of range: choose 0 to 65535.")
+        if not 0 <= (self.resp_port or 0) <= 65535:
+            raise OperatorError(f"Port {self.resp_port} is out of range: choose 0 to 65535.")
         if self.peer_address:
             numeric_address(self.peer_address)
         files = (self.tls_certificate, self.tls_key, self.tls_authority)

@@ -19,6 +19,7 @@ static const char *const REASONS[] = {
     [WIRE_STOPPING] = "this replica is stopping",
     [WIRE_OUT_OF_MEMORY] = "this replica is out of memory",
     [WIRE_BAD_TOKEN] = "this replica wants a token that it knows",
+    [WIRE_NO_ANSWER] = "the replica has not answered in time; whether it will is not known",
 };
 
 static const uint64_t SAMPLE_LOST_NS = UINT64_C(10000000000);
@@ -128,12 +129,31 @@ int64_t gate_open(gate *gate, int fd, uint64_t now_ns)
     return number;
 }
 
+int64_t gate_open_visitor(gate *gate, int fd, uint64_t now_ns)
+{
+    int64_t number = gate_open(gate, fd, now_ns);
+    if (number < 0)
+        return -1;
+    struct connection *connection = &gate->connections[number];
+    int full = connection->state == GATE_CLOSING; /* and was told so; a visitor is told again, in its way */
+    if (full) {
+        gate_consume_output(gate, connection, connection->output_end - connection->output_start);
+    }
+    int error = door_welcome(gate, connection);
+    if (connection->state == GATE_GREETING)
+        connection->state = GATE_OPEN;
+    if (full || error != WIRE_FINE)
+        gate_fail(gate, connection, full ? WIRE_TOO_MANY_CONNECTIONS : error);
+    return number;
+}
+
 /* The memory and the number of a connection; sockets.c closed its descriptor. */
 void gate_release(struct gate *gate, struct connection *connection)
 {
     gate_consume_output(gate, connection, connection->output_end - connection->output_start);
     free(connection->leftover);
     free(connection->output);
+    door_release(connection);
     connection->leftover = connection->output = NULL;
     connection->leftover_bytes = connection->output_capacity = 0;
     connection->state = GATE_FREE;
@@ -193,8 +213,8 @@ static uint8_t *output_frame(struct gate *gate, struct connection *connection, u
 }
 
 /* Queue a frame for an OPEN connection, or close it as a slow reader. */
-static void deliver(struct gate *gate, struct connection *connection, const uint8_t *frame,
-                    uint32_t length)
+void gate_deliver(struct gate *gate, struct connection *connection, const uint8_t *frame,
+                  uint32_t length)
 {
     if (connection->state != GATE_OPEN && connection->state != GATE_GREETING)
         return;
@@ -253,17 +273,30 @@ void gate_done(struct gate *gate, struct connection *connection)
 
 void gate_fail(struct gate *gate, struct connection *connection, int error)
 {
-    uint32_t length = WIRE_HEADER_BYTES + (uint32_t)strlen(REASONS[error]);
+    uint32_t reason = (uint32_t)strlen(REASONS[error]), length = WIRE_HEADER_BYTES + reason;
     end(gate, connection, GATE_CLOSING);
-    uint8_t *at = output_frame(gate, connection, length);
+    uint8_t *at = output_frame(gate, connection, connection->visitor ? 5 + reason + 2 : length);
     if (!at)
         return;
-    wire_header(at, length, WIRE_ERROR, (uint16_t)error);
-    memcpy(at + WIRE_HEADER_BYTES, REASONS[error], length - WIRE_HEADER_BYTES);
+    if (connection->visitor) {
+        memcpy(at, "-ERR ", 5);
+        memcpy(at + 5, REASONS[error], reason);
+        memcpy(at + 5 + reason, "\r\n", 2);
+    } else {
+        wire_header(at, length, WIRE_ERROR, (uint16_t)error);
+        memcpy(at + WIRE_HEADER_BYTES, REASONS[error], reason);
+    }
     gate->report.errors++;
     gate->report.slow_readers += error == WIRE_SLOW_READER;
     if (connection->readable)
         gate_make_ready(gate, connection); /* what still comes is discarded */
+}
+
+void gate_hang_up(struct gate *gate, struct connection *connection)
+{
+    end(gate, connection, GATE_CLOSING);
+    if (connection->readable)
+        gate_make_ready(gate, connection);
 }
 
 void gate_stop(gate *gate, uint64_t now_ns)
@@ -281,6 +314,13 @@ static int is_over(uint64_t now_ns, uint64_t since_ns, uint64_t limit_ns)
     return now_ns > since_ns && now_ns - since_ns > limit_ns;
 }
 
+/* Clients of Redis expect to be let idle; but not to be let unread. */
+static uint64_t idle_ns_of(const struct gate *gate, const struct connection *connection)
+{
+    int waits = connection->output_end != connection->output_start;
+    return connection->visitor && !waits ? gate->door->limits.idle_ns : gate->limits.idle_ns;
+}
+
 void gate_expire(gate *gate, uint64_t now_ns)
 {
     gate->now_ns = now_ns;
@@ -289,13 +329,15 @@ void gate_expire(gate *gate, uint64_t now_ns)
         if (connection->state == GATE_CLOSING) {
             if (is_over(now_ns, connection->since_ns, gate->limits.linger_ns))
                 gate_done(gate, connection);
-        } else if (connection->in_ready) {
+        } else if (connection->visitor && connection->state == GATE_OPEN && door_is_late(gate, connection)) {
+            gate_fail(gate, connection, WIRE_NO_ANSWER);
+        } else if (connection->in_ready || (connection->visitor && connection->visitor->asked_count)) {
             continue; /* it spoke; it is we who are not reading */
         } else if (connection->state == GATE_GREETING) {
             if (is_over(now_ns, connection->since_ns, gate->limits.hello_ns))
                 gate_fail(gate, connection, WIRE_NO_HELLO);
-        } else if (connection->state == GATE_OPEN && gate->limits.idle_ns) {
-            if (is_over(now_ns, connection->heard_ns, gate->limits.idle_ns))
+        } else if (connection->state == GATE_OPEN && idle_ns_of(gate, connection)) {
+            if (is_over(now_ns, connection->heard_ns, idle_ns_of(gate, connection)))
                 gate_fail(gate, connection, WIRE_IDLE);
         }
     }
@@ -304,8 +346,9 @@ void gate_expire(gate *gate, uint64_t now_ns)
 /* --- in */
 
 /* Takes as long for a token that is nearly right as for any other. */
-static int has_token(const struct gate_limits *limits, const uint8_t *given, uint32_t length)
+int gate_has_token(const struct gate *gate, const uint8_t *given, uint32_t length)
 {
+    const struct gate_limits *limits = &gate->limits;
     int known = 0;
     for (uint32_t at = 0; at < limits->tokens_count; at++) {
         const struct gate_token *token = &limits->tokens[at];
@@ -330,10 +373,10 @@ static int greet(struct gate *gate, struct connection *connection, const uint8_t
     if (memcmp(frame + 8, zeros, 16) != 0 && memcmp(frame + 8, cluster, 16) != 0)
         return WIRE_WRONG_CLUSTER;
     if (gate->limits.tokens_count &&
-        !has_token(&gate->limits, frame + WIRE_HELLO_BYTES, wire_length(frame) - WIRE_HELLO_BYTES))
+        !gate_has_token(gate, frame + WIRE_HELLO_BYTES, wire_length(frame) - WIRE_HELLO_BYTES))
         return WIRE_BAD_TOKEN;
     connection->state = GATE_OPEN;
-    deliver(gate, connection, gate->limits.welcome, WIRE_WELCOME_BYTES);
+    gate_deliver(gate, connection, gate->limits.welcome, WIRE_WELCOME_BYTES);
     return WIRE_FINE;
 }
 
@@ -342,7 +385,7 @@ static void pong(struct gate *gate, struct connection *connection, const uint8_t
     uint8_t answer[WIRE_PING_BYTES];
     memcpy(answer, frame, sizeof answer);
     wire_header(answer, sizeof answer, WIRE_PONG, wire_u16(frame + 6));
-    deliver(gate, connection, answer, sizeof answer);
+    gate_deliver(gate, connection, answer, sizeof answer);
 }
 
 static void unsubscribe(struct gate *gate, uint32_t number, const uint8_t *frame)
@@ -354,7 +397,7 @@ static void unsubscribe(struct gate *gate, uint32_t number, const uint8_t *frame
         subscriptions_remove(&gate->subscriptions, subscription);
 }
 
-static void sample_start(struct gate *gate, struct connection *connection, const uint8_t *frame)
+void gate_sample_start(struct gate *gate, struct connection *connection, const uint8_t *frame)
 {
     if (connection->sample_request &&
         !is_over(gate->now_ns, connection->sample_ns, SAMPLE_LOST_NS))
@@ -374,7 +417,7 @@ static int forward(struct gate *gate, struct connection *connection, const uint8
     if (!route)
         return WIRE_TOO_MANY_SESSIONS;
     if (type == WIRE_COMMAND)
-        sample_start(gate, connection, frame);
+        gate_sample_start(gate, connection, frame);
     else if (type == WIRE_SUBSCRIBE && subscriptions_add(&gate->subscriptions, number, frame) != 0)
         return WIRE_TOO_MANY_SUBSCRIPTIONS;
     else if (type == WIRE_OPEN || type == WIRE_CLOSE)
@@ -401,6 +444,30 @@ static int accept_frame(struct gate *gate, struct connection *connection, const 
     return WIRE_FINE;
 }
 
+/* What was not taken of scratch waits. */
+static void keep_leftover(struct gate *gate, struct connection *connection, uint64_t at, uint64_t bytes)
+{
+    free(connection->leftover);
+    connection->leftover = NULL;
+    connection->leftover_bytes = (uint32_t)(bytes - at);
+    if (bytes == at)
+        return;
+    connection->leftover = malloc(bytes - at);
+    if (connection->leftover)
+        memcpy(connection->leftover, gate->scratch + at, bytes - at);
+    else
+        gate_fail(gate, connection, WIRE_OUT_OF_MEMORY);
+}
+
+static void take_visitor(struct gate *gate, struct connection *connection, uint64_t bytes, struct destination *to)
+{
+    uint64_t used = door_take(gate, connection, bytes, to);
+    gate->report.bytes_in += used;
+    gate->report.blocked |= connection->stalled;
+    if (connection->state == GATE_OPEN)
+        keep_leftover(gate, connection, used, bytes);
+}
+
 /* Split what is in scratch: whole frames go on, the rest becomes the leftover. */
 void gate_take(struct gate *gate, struct connection *connection, uint64_t bytes,
                struct destination *to)
@@ -410,6 +477,10 @@ void gate_take(struct gate *gate, struct connection *connection, uint64_t bytes,
     int error = WIRE_FINE;
     connection->stalled = 0;
     connection->heard_ns = gate->now_ns;
+    if (connection->visitor) {
+        take_visitor(gate, connection, bytes, to);
+        return;
+    }
     while (bytes - at >= WIRE_HEADER_BYTES) {
         error = wire_check(start + at, bytes - at, gate->limits.frame_bytes_max,
                            gate->limits.key_bytes_max);
@@ -434,16 +505,7 @@ void gate_take(struct gate *gate, struct connection *connection, uint64_t bytes,
     }
     connection->stalled = error < 0;
     gate->report.blocked |= connection->stalled;
-    free(connection->leftover);
-    connection->leftover = NULL;
-    connection->leftover_bytes = (uint32_t)(bytes - at);
-    if (bytes == at)
-        return;
-    connection->leftover = malloc(bytes - at);
-    if (connection->leftover)
-        memcpy(connection->leftover, start + at, bytes - at);
-    else
-        gate_fail(gate, connection, WIRE_OUT_OF_MEMORY);
+    keep_leftover(gate, connection, at, bytes);
 }
 
 int64_t gate_feed(gate *gate, uint32_t number, const uint8_t *bytes, uint64_t length,
@@ -455,8 +517,12 @@ int64_t gate_feed(gate *gate, uint32_t number, const uint8_t *bytes, uint64_t le
     gate->report.blocked = 0;
     if (connection->state != GATE_GREETING && connection->state != GATE_OPEN)
         return 0;
+    if (gate->door)
+        door_closes(gate, &to);
     if (length > GATE_RECEIVE_BYTES || (connection->stalled && length > 0))
         return -1;
+    if (connection->visitor && !door_is_listening(gate, connection))
+        return length ? -1 : (int64_t)to.bytes;
     if (connection->leftover_bytes)
         memcpy(gate->scratch, connection->leftover, connection->leftover_bytes);
     if (length)
@@ -496,6 +562,10 @@ static void route_answer(struct gate *gate, const uint8_t *slot)
     uint64_t request = wire_u64(slot + WIRE_REQUEST_OFFSET);
     if (type == WIRE_REPLY && connection->sample_request)
         sample_end(gate, connection, slot);
+    if (connection->visitor) {
+        door_answer(gate, connection, slot);
+        return;
+    }
     if (type == WIRE_SUBSCRIBED) {
         struct subscription *subscription = subscriptions_find(
             &gate->subscriptions, route->connection, slot + WIRE_SESSION_OFFSET, request);
@@ -508,7 +578,7 @@ static void route_answer(struct gate *gate, const uint8_t *slot)
         gate->retained_number = route->connection;
         gate->retained_generation = connection->generation;
     }
-    deliver(gate, connection, slot, wire_length(slot));
+    gate_deliver(gate, connection, slot, wire_length(slot));
     if (type == WIRE_REPLY && route->closing && request == 0)
         routes_unbind(&gate->routes, route);
 }
@@ -523,7 +593,7 @@ static void fan_to(void *context, uint32_t number)
         return; /* another of its subscriptions matched too */
     connection->event_serial = fan->gate->event_serial;
     fan->gate->report.events_out++;
-    deliver(fan->gate, connection, fan->slot, wire_length(fan->slot));
+    gate_deliver(fan->gate, connection, fan->slot, wire_length(fan->slot));
 }
 
 static int scatter_event(struct gate *gate, const uint8_t *slot, uint64_t size)
@@ -536,7 +606,7 @@ static int scatter_event(struct gate *gate, const uint8_t *slot, uint64_t size)
             return 0;
         struct connection *connection = &gate->connections[gate->retained_number];
         if (connection->generation == gate->retained_generation)
-            deliver(gate, connection, slot, wire_length(slot));
+            gate_deliver(gate, connection, slot, wire_length(slot));
         return 0;
     }
     uint16_t key_bytes = wire_u16(slot + 26);

@@ -15,6 +15,9 @@
  * (fd -1, gate_feed, gate_output). sockets.c adds epoll, accept, recv and send.
  * One thread only.
  *
+ * A connection that speaks RESP2 instead of frames is a visitor: accepted elsewhere, OPEN at once, and
+ * what it sends and is sent goes through door.h.
+ *
  *   state     from -> to
  *   GREETING  accepted -> OPEN at HELLO
  *   OPEN      -> CLOSING when it breaks a rule, -> DONE when the peer hangs up
@@ -23,6 +26,7 @@
  */
 #ifndef CFFI_CDEF
 #pragma once
+#include "door.h"
 #include "routes.h"
 #include "subscriptions.h"
 #include "wire.h"
@@ -52,9 +56,11 @@ struct gate_limits {
 struct gate_report {
     /* now */
     uint64_t listening;      /* a connection may wait to be accepted */
+    uint64_t visitors;       /* ... a visitor */
     uint64_t bell;           /* the doorbell's descriptor is readable */
     uint64_t foreign;        /* the descriptor of what Python watches itself is readable */
     uint64_t ready;          /* connections with something to receive */
+    uint64_t closes;         /* sessions of visitors that have gone, to be closed when there is room */
     uint64_t dirty;          /* connections with something to flush, close or forget */
     uint64_t blocked;        /* gate_receive stopped for want of room */
     uint64_t drained;        /* a DRAIN slot came */
@@ -88,6 +94,8 @@ struct gate_report *gate_report(gate *gate);
 
 /* Take over a connected non-blocking socket, or -1 for none. Returns its number; -1: not taken. */
 int64_t gate_open(gate *gate, int fd, uint64_t now_ns);
+/* The same for a visitor. */
+int64_t gate_open_visitor(gate *gate, int fd, uint64_t now_ns);
 /* Receive these bytes as if from the socket; returns the bytes of slots written to destination. */
 int64_t gate_feed(gate *gate, uint32_t number, const uint8_t *bytes, uint64_t length,
                   uint8_t *destination, uint64_t room, uint64_t now_ns);
@@ -105,15 +113,16 @@ int gate_state(gate *gate, uint32_t number);
 
 /* sockets.c */
 
-enum gate_role { GATE_LISTENER = 0, GATE_BELL = 1, GATE_FOREIGN = 2 };
-/* Watch a descriptor; reported in gate_report.listening (edge), .bell or .foreign (level). 0 or
- * -errno. */
+enum gate_role { GATE_LISTENER = 0, GATE_BELL = 1, GATE_FOREIGN = 2, GATE_VISITORS = 3 };
+/* Watch a descriptor; reported in gate_report.listening, .visitors (edge), .bell or .foreign (level).
+ * 0 or -errno. */
 int gate_watch(gate *gate, int fd, int role);
 int gate_unwatch(gate *gate, int fd);
 /* Sleep until something is ready: milliseconds, -1 for ever. Returns events seen, or -errno. */
 int gate_wait(gate *gate, int timeout_ms);
 /* Accept up to `count` connections. Returns how many, or -errno when the system refused. */
 int gate_accept(gate *gate, int listener, int count, uint64_t now_ns);
+int gate_accept_visitors(gate *gate, int listener, int count, uint64_t now_ns);
 /* Take over a connected non-blocking socket of any kind and watch it. Returns its number, or -1:
  * it is still the caller's. */
 int64_t gate_adopt(gate *gate, int fd, uint64_t now_ns);
@@ -142,6 +151,7 @@ struct connection {
     uint64_t event_serial;   /* the last event that went out here */
     uint64_t sample_request, sample_ns;
     uint8_t sample_session[16];
+    struct visitor *visitor; /* NULL: it speaks frames */
 };
 
 struct queue { uint32_t *numbers; uint32_t head, count, capacity; };
@@ -155,6 +165,7 @@ struct gate {
     struct queue freed, ready, dirty;
     struct routes routes;
     struct subscriptions subscriptions;
+    struct door *door;       /* NULL: no visitors */
     uint8_t *scratch;        /* leftover and what came behind it */
     uint64_t event_serial;
     uint64_t now_ns;
@@ -178,4 +189,10 @@ void gate_take(struct gate *gate, struct connection *connection, uint64_t bytes,
 void gate_send_some(struct gate *gate, struct connection *connection);
 void gate_consume_output(struct gate *gate, struct connection *connection, uint64_t bytes);
 void gate_release(struct gate *gate, struct connection *connection);
+/* Queue these bytes for it, or close it as a slow reader. */
+void gate_deliver(struct gate *gate, struct connection *connection, const uint8_t *bytes, uint32_t length);
+/* Close it when what waits was sent. */
+void gate_hang_up(struct gate *gate, struct connection *connection);
+void gate_sample_start(struct gate *gate, struct connection *connection, const uint8_t *frame);
+int gate_has_token(const struct gate *gate, const uint8_t *given, uint32_t length);
 #endif

@@ -28,6 +28,7 @@ from .config import TransportLimits
 from .descriptors import Descriptors
 from .errors import OperatorError
 from .tls_clients import TlsClients
+from .visitors import Vocabulary, admit
 
 if TYPE_CHECKING:
     from ._wire import CData
@@ -182,6 +183,8 @@ class Gateway:
     tls: ssl.SSLContext | None = None
     """What clients must speak; None: plain bytes."""
     descriptors: Descriptors = field(factory=Descriptors)
+    visitors: tuple[socket.socket, Vocabulary] | None = None
+    """Where clients that speak Redis's protocol knock, and what they may say."""
     _tls_clients: TlsClients | None = field(init=False, default=None)
     _gate: "CData" = field(init=False, repr=False)
     _report: "CData" = field(init=False, repr=False)
@@ -209,6 +212,10 @@ class Gateway:
             self._ends = (*self._ends, *self.peers.ends)
         if self.tls is not None:
             self._tls_clients = TlsClients(self.tls, self.descriptors, self._gate)
+        if self.visitors is not None:
+            listener, vocabulary = self.visitors
+            admit(self._gate, vocabulary, self.limits.frame_bytes_max, self.limits.output_bytes_max)
+            self._watch(listener.fileno(), lib.GATE_VISITORS)
         self._watch(self.descriptors.fileno(), lib.GATE_FOREIGN)
         self._watch(self.listener.fileno(), lib.GATE_LISTENER)
         self._watch(self.doorbell.fileno(), lib.GATE_BELL)
@@ -239,7 +246,7 @@ class Gateway:
         moved = self._scatter(self.egress, now_ns) + self._scatter(self.send, now_ns)
         moved += self._turn_foreign(now_ns)
         if reading:
-            if self._report.listening and now_ns >= self._accept_ns:
+            if (self._report.listening or self._report.visitors) and now_ns >= self._accept_ns:
                 self._accept(now_ns)
             moved += self._receive(now_ns)
         if self._report.dirty:
@@ -254,7 +261,7 @@ class Gateway:
 
     def close(self) -> None:
         """Close every socket."""
-        self.listener.close()
+        self._close_listeners()
         if self.peers is not None:
             self.peers.close()
         if self._tls_clients is not None:
@@ -268,7 +275,10 @@ class Gateway:
         report = self._report
         work = report.dirty or (
             reading
-            and ((report.ready and not self._paused) or (report.listening and not self._accept_ns))
+            and (
+                ((report.ready or report.closes) and not self._paused)
+                or ((report.listening or report.visitors) and not self._accept_ns)
+            )
         )
         if work or (self.spin_ns and self.clock() - self._busy_ns < self.spin_ns):
             self._poll(0)
@@ -334,7 +344,7 @@ class Gateway:
 
     def _receive(self, now_ns: int) -> int:
         """Split what the ready connections sent into `ingress`; if it is full, leave it with them."""
-        if not self._report.ready:
+        if not self._report.ready and not self._report.closes:
             return 0
         minimum = (self.limits.frame_bytes_max + 7) & ~7
         address, room = self.ingress.claim_upto(
@@ -350,6 +360,14 @@ class Gateway:
         return length
 
     def _accept(self, now_ns: int) -> None:
+        if self._report.visitors and self.visitors is not None:
+            fd = self.visitors[0].fileno()
+            accepted = lib.gate_accept_visitors(self._gate, fd, ACCEPTS_PER_TURN, now_ns)
+            self._accept_ns = now_ns + TICK_NS if accepted < 0 else 0
+        if self._report.listening:
+            self._accept_clients(now_ns)
+
+    def _accept_clients(self, now_ns: int) -> None:
         if self._tls_clients is not None:
             self._accept_tls(self._tls_clients, now_ns)
             return
@@ -401,10 +419,15 @@ class Gateway:
     # Ending
 
     def _begin_drain(self) -> None:
-        if self.listener.fileno() >= 0:
-            lib.gate_unwatch(self._gate, self.listener.fileno())
-            self.listener.close()
+        self._close_listeners()
         self._drain_sent = self.ingress.write(DRAIN)
+
+    def _close_listeners(self) -> None:
+        listeners = [self.listener] if self.visitors is None else [self.listener, self.visitors[0]]
+        for listener in listeners:
+            if listener.fileno() >= 0:
+                lib.gate_unwatch(self._gate, listener.fileno())
+                listener.close()
 
     def _end(self) -> None:
         """Flush, say why, and linger until the clients have read it or the time is over."""

@@ -35,6 +35,7 @@ from .peer_hello import RAFT_LINK, Hello
 from .peers import Peers
 from .tls import TlsFiles, client_context, peer_contexts, require_security
 from .topology import CONSENSUS, GATEWAY, JOURNAL, LOGIC, PROCESSES
+from .visitors import Vocabulary
 
 EXIT_OPERATOR = 65
 
@@ -49,6 +50,7 @@ class Handed:
     reports: int
     eventfd: int
     port: int
+    resp_port: int | None
     snapshot_socket: int
     """One end of the socket between logic's children and the journal; -1 for the others."""
 
@@ -74,6 +76,7 @@ def main() -> int:
         given["reports"],
         given["eventfd"],
         given["port"],
+        given["resp_port"],
         given["snapshot_socket"],
     )
     try:
@@ -117,6 +120,7 @@ def _run_gateway(handed: Handed) -> int:
     exposed = [config.host, config.peer_address, *identity.founders.values()]
     require_security(filter(None, exposed), files, insecure=config.insecure)
     listener = gateway.listen(config.host, handed.port)
+    visitors = _visitors(handed)
     attachment, counters = _attach(handed, GATEWAY)
     descriptors = Descriptors()
     peers = _peers(handed, attachment, listener, files, descriptors)
@@ -138,14 +142,31 @@ def _run_gateway(handed: Handed) -> int:
         peers=peers,
         tls=None if files is None else client_context(files),
         descriptors=descriptors,
+        visitors=visitors,
     )
     signal.signal(signal.SIGTERM, lambda number, frame: process.drain())
     host, port = process.address
     handed.report({"listening": [host, port]})
+    if visitors is not None:
+        handed.report({"resp": visitors[0].getsockname()[1]})
     status = process.run()
     process.close()
     attachment.close()
     return status
+
+
+def _visitors(handed: Handed) -> tuple[socket.socket, Vocabulary] | None:
+    """Where clients that speak Redis's protocol knock, and what they may say; None: they may not."""
+    from . import gateway
+    from .discovery import load_app
+
+    config = handed.config
+    if handed.resp_port is None:
+        return None
+    # TLS is not spoken there.
+    require_security([config.resp_host], None, insecure=config.insecure)
+    app = load_app(config.app, Path(config.app_directory))
+    return gateway.listen(config.resp_host, handed.resp_port), Vocabulary.of(app)
 
 
 def _tls_files(config: ReplicaConfig) -> TlsFiles | None:

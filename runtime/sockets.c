@@ -28,7 +28,7 @@ static int epoll_of(struct gate *gate)
 int gate_watch(gate *gate, int fd, int role)
 {
     struct epoll_event event = {.events = EPOLLIN, .data.u64 = SPECIAL | (uint64_t)role};
-    if (role == GATE_LISTENER)
+    if (role == GATE_LISTENER || role == GATE_VISITORS)
         event.events |= EPOLLET;
     if (epoll_of(gate) < 0 || epoll_ctl(gate->epoll, EPOLL_CTL_ADD, fd, &event) != 0)
         return -errno;
@@ -56,9 +56,11 @@ void gate_free(gate *gate)
         close_socket(connection);
         free(connection->leftover);
         free(connection->output);
+        door_release(connection);
     }
     if (gate->epoll >= 0)
         close(gate->epoll);
+    door_free(gate);
     routes_destroy(&gate->routes);
     subscriptions_destroy(&gate->subscriptions);
     free(gate->connections);
@@ -98,6 +100,8 @@ int gate_wait(gate *gate, int timeout_ms)
         uint64_t name = events[i].data.u64;
         if (name == (SPECIAL | GATE_LISTENER))
             gate->report.listening = 1;
+        else if (name == (SPECIAL | GATE_VISITORS))
+            gate->report.visitors = 1;
         else if (name == (SPECIAL | GATE_BELL))
             gate->report.bell = 1;
         else if (name == (SPECIAL | GATE_FOREIGN))
@@ -119,9 +123,8 @@ static int prepare_socket(int fd)
     return setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
 }
 
-int64_t gate_adopt(gate *gate, int fd, uint64_t now_ns)
+static int64_t adopt(gate *gate, int fd, int64_t number)
 {
-    int64_t number = gate_open(gate, fd, now_ns);
     if (number < 0) {
         gate->report.turned_away++;
         return -1;
@@ -136,7 +139,13 @@ int64_t gate_adopt(gate *gate, int fd, uint64_t now_ns)
     return number;
 }
 
-int gate_accept(gate *gate, int listener, int count, uint64_t now_ns)
+int64_t gate_adopt(gate *gate, int fd, uint64_t now_ns)
+{
+    return adopt(gate, fd, gate_open(gate, fd, now_ns));
+}
+
+/* `waits`: where it stands whether others wait to be accepted. */
+static int accept_some(gate *gate, int listener, int count, int visitors, uint64_t *waits, uint64_t now_ns)
 {
     for (int accepted = 0; accepted < count; accepted++) {
         int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
@@ -144,14 +153,29 @@ int gate_accept(gate *gate, int listener, int count, uint64_t now_ns)
             if (errno == ECONNABORTED || errno == EINTR)
                 continue;
             /* Out of descriptors: `listening` stays set, so the caller tries again later. */
-            gate->report.listening = errno != EAGAIN;
+            *waits = errno != EAGAIN;
             return errno == EAGAIN ? accepted : -errno;
         }
-        if (prepare_socket(fd) != 0 || gate_adopt(gate, fd, now_ns) < 0)
+        if (prepare_socket(fd) != 0) {
+            close(fd);
+            continue;
+        }
+        int64_t number = visitors ? gate_open_visitor(gate, fd, now_ns) : gate_open(gate, fd, now_ns);
+        if (adopt(gate, fd, number) < 0)
             close(fd);
     }
-    gate->report.listening = 1;
+    *waits = 1;
     return count;
+}
+
+int gate_accept(gate *gate, int listener, int count, uint64_t now_ns)
+{
+    return accept_some(gate, listener, count, 0, &gate->report.listening, now_ns);
+}
+
+int gate_accept_visitors(gate *gate, int listener, int count, uint64_t now_ns)
+{
+    return accept_some(gate, listener, count, 1, &gate->report.visitors, now_ns);
 }
 
 /* One recv to behind the leftover. Returns its bytes, 0 when there is nothing to split. */
@@ -188,6 +212,8 @@ static void discard_input(struct gate *gate, struct connection *connection)
 static void receive_one(struct gate *gate, struct connection *connection, struct destination *to)
 {
     uint64_t bytes = connection->leftover_bytes;
+    if (connection->visitor && !door_is_listening(gate, connection))
+        return;
     if (!connection->stalled) {
         if (!connection->readable)
             return;
@@ -206,6 +232,8 @@ int64_t gate_receive(gate *gate, uint8_t *destination, uint64_t room, uint64_t n
     struct destination to = {destination, room, 0};
     gate->now_ns = now_ns;
     gate->report.blocked = 0;
+    if (gate->door)
+        door_closes(gate, &to);
     for (uint32_t turns = gate->ready.count; turns > 0 && !gate->report.blocked; turns--) {
         uint32_t number = queue_pop(&gate->ready);
         struct connection *connection = &gate->connections[number];
@@ -217,7 +245,9 @@ int64_t gate_receive(gate *gate, uint8_t *destination, uint64_t room, uint64_t n
         if (connection->state != GATE_OPEN && connection->state != GATE_GREETING)
             continue;
         receive_one(gate, connection, &to);
-        if (connection->stalled) { /* it is the first to go on when there is room */
+        if (connection->visitor && connection->state == GATE_OPEN && !door_is_listening(gate, connection)) {
+            connection->stalled = 0; /* its answer, or its reading, makes it ready again */
+        } else if (connection->stalled) { /* it is the first to go on when there is room */
             connection->in_ready = 1;
             queue_push_front(&gate->ready, number);
         } else if (connection->readable && connection->state != GATE_DONE) {
@@ -252,6 +282,7 @@ static void flush_one(struct gate *gate, struct connection *connection)
 {
     if (connection->forget) {
         uint32_t number = (uint32_t)(connection - gate->connections);
+        door_forget(gate, connection);
         routes_drop(&gate->routes, number);
         subscriptions_drop(&gate->subscriptions, number);
         connection->forget = 0;
@@ -262,6 +293,8 @@ static void flush_one(struct gate *gate, struct connection *connection)
         return;
     }
     gate_send_some(gate, connection); /* if this ends it, it is dirty again for the next flush */
+    if (connection->visitor)
+        door_relieved(gate, connection);
     if (connection->state == GATE_CLOSING && !connection->shut && connection->fd >= 0 &&
         connection->output_start == connection->output_end) {
         connection->shut = 1;

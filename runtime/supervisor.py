@@ -85,6 +85,7 @@ class Supervisor:
     served: bool = field(default=False, init=False)
     settled: bool = field(default=False, init=False)
     """Drained, and no snapshot is on its way: the journal may close."""
+    resp_port: int | None = field(default=None, init=False)
     snapshotting: int = field(default=0, init=False)
     pace: Pace = field(factory=Pace, init=False)
     lock: int = field(default=-1, init=False)
@@ -180,6 +181,7 @@ class Supervisor:
             "reports": writing,
             "eventfd": self.memory.eventfd,
             "port": self.address[1] if self.address else self.config.port,
+            "resp_port": self.config.resp_port if self.resp_port is None else self.resp_port,
             "snapshot_socket": snapshot_socket,
             "supervisor": os.getpid(),
         }
@@ -293,6 +295,8 @@ class Supervisor:
                     self.memory.unlink()
             case {"listening": [str(host), int(port)]}:
                 self.address = (host, port)
+            case {"resp": int(port)}:
+                self.resp_port = port
             case {"replayed": applied, "of": last}:
                 if self.state != "replaying":
                     self.state, self.pace = "replaying", Pace()
@@ -378,6 +382,7 @@ class Supervisor:
             "app": self.config.app,
             "address": self.address[0] if self.address else None,
             "port": self.address[1] if self.address else None,
+            "resp_port": self.resp_port,
             "pids": {"supervisor": os.getpid()}
             | {name: child.process.pid for name, child in self.children.items()},
             **facts,

@@ -58,7 +58,8 @@ enum wire_error {
     WIRE_TOO_MANY_CONNECTIONS = 12,
     WIRE_STOPPING = 13,
     WIRE_OUT_OF_MEMORY = 14,
-    WIRE_BAD_TOKEN = 15
+    WIRE_BAD_TOKEN = 15,
+    WIRE_NO_ANSWER = 16        /* to visitors only */
 };
 
 enum {

@@ -9,7 +9,17 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SOURCES = [
     ROOT / "runtime" / f"{name}.c"
-    for name in ("wire", "gate", "sockets", "routes", "subscriptions")
+    for name in (
+        "wire",
+        "gate",
+        "sockets",
+        "routes",
+        "subscriptions",
+        "resp",
+        "courtesies",
+        "door",
+        "door_answers",
+    )
 ]
 FLAGS = ["-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-Wno-format"]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]

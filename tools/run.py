@@ -40,6 +40,7 @@ def run(
     directory: Annotated[Path, Parameter(name=["--dir", "-d"])] = DEFAULT_DIRECTORY,
     host: str = "127.0.0.1",
     port: int = 7700,
+    resp: Annotated[int | None, Parameter(name="--resp")] = None,
     skip: tuple[str, ...] = (),
     retry: bool = False,
     accept_clock_step: bool = False,
@@ -77,6 +78,8 @@ def run(
         The address to listen on.
     port
         The port to listen on; 0 takes a free one.
+    resp
+        A port, on this machine alone, for clients that speak Redis's protocol.
     skip
         Leave out the command at INDEX.ORDINAL, for ever: this goes into the log.
     retry
@@ -129,6 +132,7 @@ def run(
         app_directory=str(Path.cwd()),
         host=host,
         port=port,
+        resp_port=resp,
         skip=tuple(parse_command(place) for place in skip),
         retry_parked=retry,
         accept_clock_step=accept_clock_step,
