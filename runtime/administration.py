@@ -59,9 +59,9 @@ class Administration:
             facts = {"from": self.raft.id, "to": target, "term": self.raft.term}
             self.controls.answer(control, self.feed.fed, facts)
 
-    def heir(self) -> int:
+    def heir(self, excluded: frozenset[int] = frozenset()) -> int:
         """The voter that has the most of the log, 0 if there is none but this replica."""
-        voters = self.raft.membership.voters - {self.raft.id}
+        voters = self.raft.membership.voters - {self.raft.id} - excluded
         known = [(self.raft.progress[id].match, -id) for id in voters if id in self.raft.progress]
         return -max(known)[1] if known else 0
 

@@ -28,6 +28,8 @@ from .agent import Ends
 from .clock import Clock, LogTime
 from .config import NS_PER_S, ReplicaConfig
 from .controls import Controls, status
+from .digests import unpack_digests
+from .divergence import Divergence, Verdict, letters, sentence
 from .errors import OperatorError
 from .feed import ENTRY_OVERHEAD_BYTES, Feed
 from .identity import Identity
@@ -87,6 +89,7 @@ class Consensus:
     points: SnapshotPoints = field(init=False)
     feed: Feed = field(init=False)
     peering: Peering = field(init=False)
+    divergence: Divergence = field(init=False)
     upkeep: Upkeep = field(init=False)
     administration: Administration = field(init=False)
     build: str | None = field(default=None, init=False)
@@ -106,6 +109,8 @@ class Consensus:
     serving: bool = field(default=False, init=False)
     draining: bool = field(default=False, init=False)
     hand_over_until_ns: int = field(default=0, init=False)
+    odd: Verdict | None = field(default=None, init=False)
+    """What this leader has put out is not what the others have: it hands over, and stops."""
     drained: bool = field(default=False, init=False)
     settled: bool = field(default=False, init=False)
     no_room: bool = field(default=False, init=False)
@@ -151,6 +156,7 @@ class Consensus:
         if now_ns >= self.next_tick_ns:
             self.raft.tick()
             self.next_tick_ns = now_ns + self.tick_ns
+            self._compare_digests(now_ns)
             publish_fill(self.counters, self.consumers)
         done += self._take_ingress(now_ns) + self._propose_time(now_ns)
         done += self._carry_out() + self._feed(now_ns)
@@ -222,6 +228,8 @@ class Consensus:
             if kind == slots.APPLIED:
                 self.applied_index, self.digest, self.deadline_ns = slots.unpack_applied(slot)
                 self.feed.applied(self.applied_index)
+            elif kind == slots.DIGESTS:
+                self.divergence.applied(*unpack_digests(slot))
             elif kind == slots.BUILD:
                 self._take_build(slots.text_of(slot))
             else:
@@ -457,6 +465,7 @@ class Consensus:
             self.feed.give(leads=False)
 
     def _surround(self) -> None:
+        self.divergence = Divergence(self.raft)
         own = {self.identity.replica_id: self.config.peer_address}
         alone = own if self.config.peer_address and not self.identity.joining else {}
         self.peering = Peering(
@@ -467,6 +476,7 @@ class Consensus:
             self.identity.founders or alone,
             self.config.any_build,
             self.report,
+            self.divergence,
         )
         self.upkeep = Upkeep(
             self.raft,
@@ -556,6 +566,7 @@ class Consensus:
 
     def _role_changed(self) -> None:
         raft = self.raft
+        self.divergence.forget()
         if raft.role is not Role.LEADER and self.leader:
             self._lose_office()
         if self.config.peer_address and raft.role in (Role.LEADER, Role.FOLLOWER):
@@ -564,6 +575,10 @@ class Consensus:
 
     def _lose_office(self) -> None:
         """What was proposed and what was asked is refused: whoever asked, asks the next leader."""
+        if self.odd is not None:
+            found, expected = self.odd.found[self.raft.id], self.odd.expected
+            raise OperatorError(sentence(self.raft.id, self.odd.index, found, expected))
+        self.hand_over_until_ns = 0
         self.leader = False
         self.log_time = None
         self.feed.unfed_bytes = 0
@@ -605,6 +620,36 @@ class Consensus:
                 f"Replica {raft.id} is no member of the cluster any more, and has stopped: remove its directory, or "
                 "let it join again under a new id with an empty one."
             )
+
+    def _compare_digests(self, now_ns: int) -> None:
+        """Whoever has put out something else than the majority stops (divergence.py)."""
+        odd = self.peering.told_odd
+        if odd is not None:
+            raise OperatorError(sentence(self.raft.id, odd.index, odd.found, odd.expected))
+        if self._is_alone:
+            return
+        told = self.divergence.to_tell()
+        if told is not None:
+            self.peering.say(told)
+        verdict = self.divergence.look() if self.raft.role is Role.LEADER else None
+        if verdict is None:
+            return
+        for letter in letters(self.raft, verdict):
+            self.peering.say(letter)
+        if self.raft.id in verdict.odd:
+            self._stop_as_odd(verdict, now_ns)
+
+    def _stop_as_odd(self, verdict: Verdict, now_ns: int) -> None:
+        """The leader itself: it hands over first, if there is anybody whose word counts."""
+        if verdict.expected is not None and not self.hand_over_until_ns:
+            self.hand_over_until_ns = now_ns + HAND_OVER_NS
+            heir = self.administration.heir(verdict.odd)
+            if heir and self.raft.transfer(heir):
+                self.odd = verdict
+                return
+        if verdict.expected is None or now_ns >= self.hand_over_until_ns:
+            found = verdict.found[self.raft.id]
+            raise OperatorError(sentence(self.raft.id, verdict.index, found, verdict.expected))
 
     # What logic gets
 

@@ -10,6 +10,7 @@ on (snapshot_child.py). RESTORE takes it from the `restore` ring, for as long as
 """
 
 import gc
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -20,6 +21,7 @@ from ..actors.machine import Machine, Outputs
 from ..shm import Consumer, Counters, Doorbell, Producer, monotonic_ns
 from . import slots
 from .agent import Ends
+from .digests import DIGESTS_MAX, pack_digests
 from .errors import OperatorError
 from .pieces import pieces
 from .position import APPLYING, IDLE, QUERYING, RUNNING, Position
@@ -52,6 +54,8 @@ class Logic:
     counters: Counters
     report: Callable[[dict[str, Any]], None]
     outputs: Outputs = field(factory=Outputs, init=False)
+    digests: "array[int]" = field(factory=lambda: array("I"), init=False)
+    digests_first: int = field(default=0, init=False)
     uncollected_bytes: int = field(default=0, init=False)
     replaying: bool = field(default=True, init=False)
     skips: list[tuple[int, int]] = field(factory=list[tuple[int, int]], init=False)
@@ -94,6 +98,8 @@ class Logic:
                 raise AssertionError(f"apply carried a slot of type {kind}")
         done = len(run)
         self.apply.release(done)
+        if self.digests:
+            self._tell_digests()
         if last_index:
             self.counters.histograms["apply_ns"].record(monotonic_ns() - started_ns)
             self.counters.counters["applied_index"].set(last_index)
@@ -124,6 +130,9 @@ class Logic:
             outputs=self.outputs,
         )
         words[RUNNING] = IDLE
+        if not self.digests:
+            self.digests_first = entry.index
+        self.digests.append(self.machine.digest)
         if not tag & slots.REPLAY and self.replaying:
             self._settle()
         egress = self.outputs.egress
@@ -133,6 +142,13 @@ class Logic:
         self._collect(len(slot))
         self.counters.counters["entries"].add()
         return entry.index
+
+    def _tell_digests(self) -> None:
+        """After each entry: by these, replicas that differ are found."""
+        for at in range(0, len(self.digests), DIGESTS_MAX // 8):
+            part = self.digests[at : at + DIGESTS_MAX // 8]
+            self._write(self.applied, pack_digests(self.digests_first + at, part))
+        del self.digests[:]
 
     def _answer(self, slot: memoryview) -> None:
         words = self.position.words

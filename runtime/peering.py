@@ -23,6 +23,8 @@ from ..raft import (
 )
 from ..shm import Consumer, Producer
 from . import raft_messages, slots
+from .digests import Digests, Odd
+from .divergence import Divergence
 from .persisting import Persisting
 from .transfer_slots import ReadChunk, pack_read_chunk, unpack_chunk
 
@@ -42,6 +44,9 @@ class Peering:
     founders: Mapping[int, str]
     any_build: bool
     report: Callable[[dict[str, Any]], None]
+    divergence: Divergence
+    told_odd: Odd | None = field(default=None, init=False)
+    """The leader says that this replica is not what the others are."""
     low: bool = field(default=False, init=False)
     """The disk has no room for entries: they are passed over, and the leader sends them again."""
     serves: dict[int, str] = field(factory=dict[int, str], init=False)
@@ -119,6 +124,10 @@ class Peering:
             last = (entry.index, entry.term)
         yield _append(message, previous, run)
 
+    def say(self, message: Digests | Odd) -> None:
+        """What the runtime itself has to say to another replica; lost like the others."""
+        self.dropped += not self.send.write(raft_messages.encode(message))
+
     def ask_journal(self, fetches: tuple[Fetch, ...], chunks: tuple[FetchChunk, ...]) -> None:
         """Have entries and bytes of snapshots read, for peers that are behind."""
         for fetch in fetches:
@@ -170,9 +179,19 @@ class Peering:
                     self._lose_link(replica)
             else:
                 assert kind == slots.RAFT_MESSAGE, f"a link carried a slot of type {kind}"
-                self._step(raft_messages.decode(slot), now_ns)
+                self._take_message(raft_messages.decode(slot), now_ns)
         ring.release(len(run))
         return 1
+
+    def _take_message(self, message: raft_messages.Said, now_ns: int) -> None:
+        match message:
+            case Digests():
+                self.divergence.told(message)
+            case Odd():
+                if message.source == self.raft.leader_id and message.term == self.raft.term:
+                    self.told_odd = message
+            case _:
+                self._step(message, now_ns)
 
     def _lose_link(self, replica: int) -> None:
         """A leader whose connection broke is most likely dead: what is left to wait for is the random part of the time-out.

@@ -6,7 +6,7 @@ A RAFT_MESSAGE slot, little-endian; its tag says which message it is:
        8  u64 target | u64 source | u64 term
       32  u64 for each further number or flag, as `LAYOUTS` names them
           then the entries of AppendEntries, each an ENTRY slot padded to 8, as the journal keeps it;
-          or the bytes of InstallSnapshot's chunk
+          or the bytes of InstallSnapshot's chunk, or of Digests
 
 Sans-IO. `check` and `decode` take any bytes and raise Malformed, nothing else; what they let pass has one encoding only,
 so that what was decoded encodes to the same bytes again. Numbers are below 2**62: no sum of two that a peer sent leaves 64 bits.
@@ -34,6 +34,7 @@ from ..raft.messages import (
     TimeoutNow,
 )
 from . import slots
+from .digests import Digests, Odd
 from .errors import LeftfoldError
 
 NUMBER_MAX = (1 << 62) - 1
@@ -80,18 +81,26 @@ LAYOUTS = (
     _layout(7, InstallSnapshot, "last_index last_term size offset checksum", "done", "chunk"),
     _layout(8, InstallSnapshotReply, "last_index offset", "done refused"),
     _layout(9, TimeoutNow, ""),
+    _layout(10, Digests, "first", tail="digests"),
+    _layout(11, Odd, "index found expected"),
 )
 _BY_KIND = {layout.kind: layout for layout in LAYOUTS}
 _BY_TAG = {layout.tag: layout for layout in LAYOUTS}
 
 
-def encode(message: Message) -> bytes:
+Said = Message | Digests | Odd
+"""What replicas say to each other: Raft's messages, and the runtime's own beside them."""
+
+
+def encode(message: Said) -> bytes:
     """The message as one padded slot."""
     match message:
         case AppendEntries():
             return _slot(message, b"".join(map(entry_slot, message.entries)))
         case InstallSnapshot():
             return _slot(message, message.chunk)
+        case Digests():
+            return _slot(message, message.digests)
         case _:
             return _slot(message, b"")
 
@@ -102,7 +111,7 @@ def encode_entries(message: AppendEntries, run: bytes) -> bytes:
     return _slot(message, run)
 
 
-def _slot(message: Message, tail: bytes) -> bytes:
+def _slot(message: Said, tail: bytes) -> bytes:
     layout = _BY_KIND[type(message)]
     length = layout.struct.size + len(tail)
     head = layout.struct.pack(length, slots.RAFT_MESSAGE, layout.tag, *layout.values(message))
@@ -140,14 +149,14 @@ def check(slot: bytes | memoryview) -> Envelope:
     return Envelope(layout.tag, numbers[0], numbers[1])
 
 
-def decode(slot: bytes | memoryview) -> Message:
+def decode(slot: bytes | memoryview) -> Said:
     """The message of a slot, without its padding. Raises Malformed."""
     layout, numbers = _numbers(slot)
     fields: dict[str, Any] = dict(zip(layout.numbers, numbers, strict=True))
     for name in layout.numbers[len(numbers) - layout.flags :]:
         fields[name] = bool(fields[name])
     if not layout.tail:
-        plain: Message = layout.kind(**fields)
+        plain: Said = layout.kind(**fields)
         return plain
     tail = memoryview(slot)[layout.struct.size :]
     if layout.tail == "entries":
@@ -157,7 +166,7 @@ def decode(slot: bytes | memoryview) -> Message:
         )
     else:
         fields[layout.tail] = bytes(tail)
-    message: Message = layout.kind(**fields)
+    message: Said = layout.kind(**fields)
     return message
 
 

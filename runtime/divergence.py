@@ -1,0 +1,169 @@
+"""Replicas whose logic has put out different things are found at once, entry by entry: the contract on divergence.
+
+Each follower tells the leader its digests as it applies; the leader compares them with its own. At the first entry where two
+differ, the majority of the voters decides: the odd replica stops, naming the entry and both values. A leader that is the odd one
+hands over first. Without a majority all stop, since nobody can tell who is right.
+
+The digests chain over all outputs, so a replica that once was different stays so; one that differs in state alone shows when
+that state first reaches an output. Kept are the last WINDOW entries; what a replica tells of older ones is passed over.
+"""
+
+from collections.abc import Iterable
+from struct import Struct
+
+from attrs import define, field, frozen
+
+from ..raft import Raft, Role
+from .digests import DIGESTS_MAX, Digests, Odd
+
+WINDOW = 65_536
+BLOCKS_MAX = 256
+_VALUE = Struct("<I")
+
+
+@frozen
+class Verdict:
+    """At entry `index` the replicas `odd` are not what the majority is; `expected` is None where there is no majority."""
+
+    index: int
+    found: dict[int, int]
+    expected: int | None
+    odd: frozenset[int]
+
+
+@define(eq=False)
+class Divergence:
+    """See the head of this file."""
+
+    raft: Raft
+    base: int = field(default=0, init=False)
+    """The entry that the first of `own` belongs to; 0: none yet."""
+    own: bytearray = field(factory=bytearray, init=False)
+    told_through: int = field(default=0, init=False)
+    agreed: dict[int, int] = field(factory=dict[int, int], init=False)
+    """How far each peer's digests were found equal."""
+    differs: dict[int, tuple[int, int]] = field(factory=dict[int, tuple[int, int]], init=False)
+    """(entry, digest) where a peer's first was not."""
+    waiting: dict[int, list[tuple[int, bytes]]] = field(
+        factory=dict[int, list[tuple[int, bytes]]], init=False
+    )
+    """Digests of entries that this replica has not applied yet."""
+
+    def applied(self, first: int, digests: bytes) -> None:
+        """Logic's own."""
+        if first != self.base + len(self.own) // 4:  # The first ones, or those behind a snapshot.
+            self.base = first
+            self.own.clear()
+            self.told_through = first - 1
+        self.own += digests
+        surplus = len(self.own) // 4 - WINDOW
+        if surplus > 0:
+            del self.own[: 4 * surplus]
+            self.base += surplus
+
+    def to_tell(self) -> Digests | None:
+        """What the leader has not been told yet, a part at a time."""
+        raft = self.raft
+        if not self.own or raft.role is not Role.FOLLOWER or not raft.leader_id:
+            return None
+        first = max(self.told_through + 1, self.base)
+        run = self._slice(first, DIGESTS_MAX)
+        if not run:
+            return None
+        self.told_through = first + len(run) // 4 - 1
+        return Digests(raft.id, raft.leader_id, raft.term, first, run)
+
+    def told(self, message: Digests) -> None:
+        """A peer's. Only a leader compares."""
+        if self.raft.role is not Role.LEADER or len(message.digests) % 4:
+            return
+        waiting = self.waiting.setdefault(message.source, [])
+        if len(waiting) < BLOCKS_MAX:
+            waiting.append((message.first, message.digests))
+
+    def look(self) -> Verdict | None:
+        """Compare what can be compared; the verdict on the first entry that differs, if it can be given."""
+        for peer, blocks in self.waiting.items():
+            while blocks and self._compare(peer, *blocks[0]):
+                blocks.pop(0)
+        return (
+            self._judge(min(index for index, _ in self.differs.values())) if self.differs else None
+        )
+
+    def forget(self) -> None:
+        """The role is another one: what peers told was for the leader."""
+        self.agreed.clear()
+        self.differs.clear()
+        self.waiting.clear()
+
+    def _slice(self, first: int, count: int) -> bytes:
+        start = 4 * (first - self.base)
+        return bytes(self.own[start : start + 4 * count]) if start >= 0 else b""
+
+    def _compare(self, peer: int, first: int, run: bytes) -> bool:
+        """Whether this replica had applied all of it, so that it was compared."""
+        last = first + len(run) // 4 - 1
+        if last >= self.base + len(self.own) // 4:
+            return False
+        if peer in self.differs:
+            return True
+        skipped = max(0, self.base - first)
+        run, first = run[4 * skipped :], first + skipped
+        own = self._slice(first, len(run) // 4)
+        if run == own:
+            self.agreed[peer] = max(self.agreed.get(peer, 0), last)
+            return True
+        for at in range(0, len(run), 4):
+            if run[at : at + 4] != own[at : at + 4]:
+                index = first + at // 4
+                self.agreed[peer] = max(self.agreed.get(peer, 0), index - 1)
+                self.differs[peer] = (index, _VALUE.unpack_from(run, at)[0])
+                break
+        return True
+
+    def _judge(self, index: int) -> Verdict | None:
+        raft = self.raft
+        own = _VALUE.unpack(self._slice(index, 1))[0]
+        found = {raft.id: own}
+        for peer, (at, value) in self.differs.items():
+            if at == index:
+                found[peer] = value
+        for peer, through in self.agreed.items():
+            if through >= index:
+                found[peer] = own
+        voters = raft.membership.voters
+        counted = [value for id, value in found.items() if id in voters]
+        for value in set(counted):
+            if 2 * counted.count(value) > len(voters):
+                odd = frozenset(id for id, other in found.items() if other != value)
+                return Verdict(index, found, value, odd)
+        silent = voters - found.keys()
+        if any(self._is_heard(id) for id in silent):
+            return None  # It will say.
+        return Verdict(index, found, None, frozenset(found))
+
+    def _is_heard(self, peer: int) -> bool:
+        progress = self.raft.progress.get(peer)
+        return progress is not None and progress.is_heard(4 * self.raft.config.election_ticks)
+
+
+def letters(raft: Raft, verdict: Verdict) -> Iterable[Odd]:
+    """What the leader tells the odd ones."""
+    for peer in sorted(verdict.odd - {raft.id}):
+        found = verdict.found[peer]
+        expected = found if verdict.expected is None else verdict.expected
+        yield Odd(raft.id, peer, raft.term, verdict.index, found, expected)
+
+
+def sentence(id: int, index: int, found: int, expected: int | None) -> str:
+    """Why this replica stops."""
+    if expected is None or expected == found:
+        return (
+            f"The replicas have put out different things at entry {index} (here the digest is {found:08x}), and there is no "
+            "majority that would say who is right: all stop. `leftfold diff` of two directories shows the command."
+        )
+    return (
+        f"Replica {id} has put out something else than the majority at entry {index}: its digest there is {found:08x}, theirs "
+        f"{expected:08x}. It has stopped; `leftfold diff` of its directory and another's shows the command. Its state is not "
+        "to be trusted: let it join again under a new id with an empty directory."
+    )

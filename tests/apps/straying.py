@@ -1,0 +1,34 @@
+"""An app that breaks the rules: its handler looks at the world, so that a test can make one replica differ from the others."""
+
+from pathlib import Path
+
+from leftfold.actors import App, Command, Context, actor, handler, message
+
+
+@message(id=950)
+class Seen:
+    """What the actor has counted up to."""
+
+    value: int
+
+
+@message(id=951)
+class Step(Command[Seen]):
+    """Count one; or two, where the replica's directory holds a file named `stray`."""
+
+
+@actor(id=95, key=str)
+class Walker:
+    """Counts steps."""
+
+    value: int = 0
+
+    @handler
+    def step(self, command: Step, context: Context) -> Seen:
+        title = Path("/proc/self/cmdline").read_bytes().rstrip(b"\0").decode()
+        directory = Path(title.rpartition(" ")[2])
+        self.value += 2 if (directory / "stray").exists() else 1
+        return Seen(value=self.value)
+
+
+app = App(actors=[Walker], name="straying")

@@ -1,0 +1,142 @@
+"""Replicas that put out different things: who stops, what it says, and that the others go on."""
+
+import struct
+from array import array
+from pathlib import Path
+
+import pytest
+from apps.straying import Seen, Step
+from cluster import Cluster, cluster
+from replica import DEADLINE_S, wait_until
+from test_cluster import ask
+
+from leftfold.raft import (
+    AppendEntriesReply,
+    Config,
+    HardState,
+    HeartbeatReply,
+    Log,
+    Persist,
+    Raft,
+    RequestVoteReply,
+    Role,
+)
+from leftfold.runtime.client import Client
+from leftfold.runtime.digests import Digests, pack_digests, unpack_digests
+from leftfold.runtime.divergence import Divergence, letters, sentence
+
+
+def leading() -> Raft:
+    """A leader of three that hears both others."""
+    raft = Raft(Config(id=1, voters={1, 2, 3}, election_spread_ticks=1), HardState(), Log())
+    for _ in range(10):
+        raft.tick()
+    _drain(raft)
+    for kind in ("pre", "vote"):
+        raft.step(RequestVoteReply(2, 1, 1, True, kind == "pre"))
+        _drain(raft)
+    assert raft.role is Role.LEADER
+    for peer in (2, 3):
+        raft.step(HeartbeatReply(peer, 1, 1))
+        raft.step(AppendEntriesReply(peer, 1, 1, True, 0))
+    return raft
+
+
+def _drain(raft: Raft) -> None:
+    while ready := raft.ready():
+        persist: Persist | None = ready.persist
+        if persist is not None:
+            raft.persisted(persist.sequence)
+        if ready.term_to_start:
+            return
+
+
+def run(*values: int) -> bytes:
+    return struct.pack(f"<{len(values)}I", *values)
+
+
+def test_a_slot_of_digests_says_what_was_packed() -> None:
+    slot = pack_digests(7, array("I", [1, 2, 3]))
+
+    assert len(slot) % 8 == 0
+    length = struct.unpack_from("<I", slot)[0]
+    assert unpack_digests(memoryview(slot)[:length]) == (7, run(1, 2, 3))
+
+
+def test_equal_digests_give_no_verdict_in_whatever_pieces_they_come() -> None:
+    found = Divergence(leading())
+    found.told(Digests(2, 1, 1, 1, run(10, 20)))
+    found.applied(1, run(10))
+    assert found.look() is None, "the second is not applied here yet"
+    found.applied(2, run(20, 30))
+    found.told(Digests(3, 1, 1, 2, run(20, 30)))
+    assert found.look() is None
+    assert found.agreed == {2: 2, 3: 3}
+
+
+def test_the_follower_that_differs_is_the_odd_one_when_the_other_agrees() -> None:
+    found = Divergence(leading())
+    found.applied(1, run(10, 20, 30))
+    found.told(Digests(2, 1, 1, 1, run(10, 21, 31)))
+    assert found.look() is None, "the third has not said anything"
+    found.told(Digests(3, 1, 1, 1, run(10, 20, 30)))
+    verdict = found.look()
+
+    assert verdict is not None
+    assert (verdict.index, verdict.expected, verdict.odd) == (2, 20, frozenset({2}))
+    assert [
+        (odd.target, odd.index, odd.found, odd.expected) for odd in letters(found.raft, verdict)
+    ] == [(2, 2, 21, 20)]
+    assert "entry 2" in sentence(2, 2, 21, 20) and "00000015" in sentence(2, 2, 21, 20)
+
+
+def test_the_leader_is_the_odd_one_when_both_others_agree() -> None:
+    found = Divergence(leading())
+    found.applied(1, run(10, 99))
+    found.told(Digests(2, 1, 1, 1, run(10, 20)))
+    found.told(Digests(3, 1, 1, 1, run(10, 20)))
+    verdict = found.look()
+
+    assert verdict is not None
+    assert (verdict.index, verdict.expected, verdict.odd) == (2, 20, frozenset({1}))
+
+
+def test_without_a_majority_all_are_odd() -> None:
+    found = Divergence(leading())
+    found.applied(1, run(1))
+    found.told(Digests(2, 1, 1, 1, run(2)))
+    found.told(Digests(3, 1, 1, 1, run(3)))
+    verdict = found.look()
+
+    assert verdict is not None
+    assert (verdict.expected, verdict.odd) == (None, frozenset({1, 2, 3}))
+
+
+def stray(running: Cluster, id: int) -> None:
+    """Make one replica put out something else, and find that it stops while the others go on."""
+
+    async def step(client: Client) -> Seen:
+        return await client.ask("a", Step())
+
+    before = ask(running, step)
+    (running.path(id) / "stray").touch()
+    ask(running, step)
+    process = running.replicas[id].process
+    wait_until(lambda: process.poll() is not None, f"the odd one stops: {running.output()}")
+
+    assert process.wait(DEADLINE_S) == 1
+    said = running.replicas[id].output()
+    assert f"Replica {id} has put out something else than the majority at entry" in said
+    others = set(running.replicas) - {id}
+    assert running.leader(others) in others
+    assert ask(running, step) == Seen(value=before.value + 2)
+
+
+@pytest.mark.xdist_group("serial")
+@pytest.mark.parametrize("who", ["follower", "leader"])
+def test_a_replica_that_strays_stops_and_the_others_go_on(tmp_path: Path, who: str) -> None:
+    """The fault is planted in one replica's handler, once in a follower and once in the leader."""
+    with cluster(tmp_path, "straying:app") as running:
+        leader = running.leader()
+        follower = next(id for id in running.replicas if id != leader)
+        stray(running, leader if who == "leader" else follower)
