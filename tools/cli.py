@@ -32,6 +32,7 @@ COMMANDS = (
     ("stat", "Show all figures of a replica once: rates, percentiles, rings; also of a dead one."),
     ("top", "Show a replica's figures live in the terminal, until q."),
     ("profile", "Write a page about where a running replica's time goes, with flame graphs."),
+    ("metrics", "Serve a replica's figures to Prometheus until Ctrl-C."),
     ("log", "Print a replica's log as JSON lines; `log stat`: what fills it."),
     ("replay", "Fold a replica's log to a point; open the debugger in the handler there."),
     ("state", "Print one actor's state as JSON, of a running replica or at any place of a log."),

@@ -1,0 +1,103 @@
+"""The Prometheus endpoint: a real replica's figures, scraped over HTTP and parsed by prometheus-client."""
+
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from replica import DEADLINE_S, replica
+from test_top import LEDGER
+
+from leftfold.runtime.topology import PROCESSES
+from leftfold.shm import Counters, Schema
+from leftfold.tools import load
+from leftfold.tools.cli import call
+from leftfold.tools.metrics import NS_BITS, buckets_of
+
+pytestmark = pytest.mark.xdist_group("serial")
+
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+@contextmanager
+def endpoint(directory: Path) -> Generator[str]:
+    """Serve the metrics of a directory; the address. It ends with code 0 at SIGTERM."""
+    serving = subprocess.Popen(
+        [sys.executable, "-m", "leftfold.tools.cli", "metrics", str(directory), "--port", "0"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert serving.stdout is not None
+    try:
+        yield serving.stdout.readline().strip()
+    finally:
+        serving.terminate()
+        code = serving.wait(DEADLINE_S)
+        serving.stdout.close()
+    assert code == 0
+
+
+def scrape(address: str) -> Samples:
+    """All samples, by name and labels."""
+    with urllib.request.urlopen(address, timeout=DEADLINE_S) as answer:
+        text = answer.read().decode()
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_a_scrape_says_what_the_counters_say_alive_and_dead(tmp_path: Path) -> None:
+    with endpoint(tmp_path / "replica") as address:
+        assert scrape(address) == {("leftfold_up", ()): 0.0}
+        with replica(tmp_path / "replica", LEDGER) as running:
+            load.throughput("127.0.0.1", running.port, commands=2_000, sessions=2)
+            alive = scrape(address)
+            roles = Counters.read(running.directory / "counters")
+            running.kill("supervisor")
+        dead = scrape(address)
+
+    assert alive["leftfold_up", ()] == 1.0
+    assert dead["leftfold_up", ()] == 0.0
+    commands = roles["consensus"].counters["commands"]
+    assert alive["leftfold_consensus_commands_total", ()] == commands > 2_000
+    assert dead["leftfold_consensus_commands_total", ()] == commands
+    assert alive["leftfold_consensus_commit_index", ()] > 0
+    fsync = roles["journal"].histograms["fsync_ns"]
+    assert alive["leftfold_journal_fsync_seconds_count", ()] == fsync.count
+    assert alive["leftfold_journal_fsync_seconds_sum", ()] == pytest.approx(fsync.sum / 1e9)
+    for process in PROCESSES:
+        assert alive["leftfold_cpu_seconds_total", (("process", process),)] > 0
+        assert alive["leftfold_doorbell_total", (("process", process), ("what", "waits"))] >= 0
+    assert not any(name == "leftfold_cpu_seconds_total" for name, _ in dead)
+
+
+def test_buckets_are_cumulative_and_exact_at_powers_of_two(tmp_path: Path) -> None:
+    Counters.create(tmp_path / "counters", {"role": Schema(histograms=("ns",))})
+    values = [1, 1023, 1024, 2047, 2048, 5_000_000, 2**34 - 1, 2**34, 2**50]
+    with Counters.attach(tmp_path / "counters", "role") as counters:
+        for value in values:
+            counters.histograms["ns"].record(value)
+        found = buckets_of(counters.histograms["ns"].snapshot(), NS_BITS, 1)
+
+    assert found[-1] == ("+Inf", len(values))
+    for bit, (_, below) in zip(NS_BITS, found, strict=False):
+        assert below == sum(value < 1 << bit for value in values)
+
+
+def test_a_taken_port_and_a_missing_package_are_sentences(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with endpoint(tmp_path) as address:
+        port = address.split(":")[2].split("/")[0]
+        assert call(["metrics", str(tmp_path), "--port", port]) == 1
+    assert "--port" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    assert call(["metrics", str(tmp_path), "--port", "0"]) == 1
+
+    assert "leftfold[prometheus]" in capsys.readouterr().err

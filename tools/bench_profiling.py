@@ -1,0 +1,147 @@
+"""What always-on recording costs: CPU time for a command with it and without it, in alternating pairs.
+
+    python -m leftfold.tools.bench_profiling [--pairs N] [--commands N] [--json]
+
+Each half of a pair is a new ledger replica in a directory of its own, with LEFTFOLD_RECORDING on or off; which comes first changes
+from pair to pair. After it is prepared, transfers are sent pipelined, then one at a time; the CPU time of its four processes
+is divided by the commands. A pair gives the ratio of the two; the interval is a bootstrap of the mean ratio over the
+pairs. CPU time depends on what else the machine does, through its caches: the pairs share that, the figures do not.
+"""
+
+import argparse
+import json
+import os
+import platform
+import random
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ..runtime.recording import OFF, VARIABLE
+from ..runtime.topology import PROCESSES
+from . import load
+from .child import Child
+from .reading import take
+
+APP = "leftfold.actors.ledger:app"
+LOOPBACK = "127.0.0.1"
+RESAMPLES = 10_000
+CONFIDENCE = 0.95
+SEED = 20
+LOADS = ("pipelined", "one_at_a_time")
+
+Figures = dict[str, float]
+
+
+def half(place: Path, commands: int, *, recording: bool) -> Figures:
+    """One replica: CPU time for a command, in µs, under each load."""
+    before = os.environ.pop(VARIABLE, None)
+    if not recording:
+        os.environ[VARIABLE] = OFF
+    child = Child(APP, place)
+    try:
+        child.start()
+    finally:
+        os.environ.pop(VARIABLE, None)
+        if before is not None:
+            os.environ[VARIABLE] = before
+    try:
+        load.prepare(LOOPBACK, child.port)
+        began_ns = _cpu_ns(place)
+        load.throughput(LOOPBACK, child.port, commands=commands, prepared=True)
+        between_ns = _cpu_ns(place)
+        alone = max(100, commands // 100)
+        load.latency(LOOPBACK, child.port, commands=alone)
+        ended_ns = _cpu_ns(place)
+        recorded = take(place).histogram("logic", "apply_service_ns").count
+        assert bool(recorded) == recording, "the switch does nothing"
+    finally:
+        child.kill()
+    return {
+        "pipelined": (between_ns - began_ns) / commands / 1e3,
+        "one_at_a_time": (ended_ns - between_ns) / alone / 1e3,
+    }
+
+
+def _cpu_ns(directory: Path) -> int:
+    reading = take(directory)
+    return sum(reading.cpu_ns[name] for name in PROCESSES)
+
+
+def run(pairs: int, commands: int, directory: Path | None = None) -> dict[str, Any]:
+    """All pairs, and what they say together."""
+    found: list[tuple[Figures, Figures]] = []
+    with tempfile.TemporaryDirectory(prefix="leftfold-bench-", dir=directory) as place:
+        for pair in range(pairs):
+            halves: dict[bool, Figures] = {}
+            for recording in (True, False) if pair % 2 else (False, True):
+                where = Path(place) / f"{pair}-{'on' if recording else 'off'}"
+                halves[recording] = half(where, commands, recording=recording)
+            found.append((halves[True], halves[False]))
+    return {
+        "pairs": pairs,
+        "commands": commands,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "load_average": round(os.getloadavg()[0], 1),
+        **{name: summary(name, found) for name in LOADS},
+    }
+
+
+def summary(name: str, pairs: list[tuple[Figures, Figures]]) -> dict[str, Any]:
+    """The overhead under one load: its mean over the pairs, with an interval."""
+    ratios = [on[name] / off[name] - 1 for on, off in pairs]
+    low, high = interval(ratios)
+    return {
+        "on_us": round(statistics.median(on[name] for on, _ in pairs), 3),
+        "off_us": round(statistics.median(off[name] for _, off in pairs), 3),
+        "overhead": round(statistics.fmean(ratios), 4),
+        "overhead_median": round(statistics.median(ratios), 4),
+        "low": round(low, 4),
+        "high": round(high, 4),
+        "each": [round(ratio, 4) for ratio in ratios],
+    }
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """Where the mean lies with CONFIDENCE, by resampling."""
+    chance = random.Random(SEED)
+    means = sorted(
+        statistics.fmean(chance.choices(values, k=len(values))) for _ in range(RESAMPLES)
+    )
+    beyond = int(RESAMPLES * (1 - CONFIDENCE) / 2)
+    return means[beyond], means[-1 - beyond]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--pairs", type=int, default=20)
+    parser.add_argument("--commands", type=int, default=60_000)
+    parser.add_argument("--dir", type=Path, help="where to put the replicas' directories")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    found = run(arguments.pairs, arguments.commands, arguments.dir)
+    if arguments.json:
+        print(json.dumps(found))
+        return
+    table = Table(
+        "load", "on", "off", "overhead", "95 %", title=f"{found['pairs']} pairs, {found['machine']}"
+    )
+    for name in LOADS:
+        one = found[name]
+        table.add_row(
+            name.replace("_", " "),
+            f"{one['on_us']:.2f} µs",
+            f"{one['off_us']:.2f} µs",
+            f"{one['overhead']:+.1%}",
+            f"{one['low']:+.1%} to {one['high']:+.1%}",
+        )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
