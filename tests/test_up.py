@@ -1,0 +1,162 @@
+"""`leftfold up` and the commands for a running cluster, end to end."""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from replica import DEADLINE_S, leavings, wait_until
+
+from leftfold.tools.cluster import Layout, pids_of
+from leftfold.tools.up import state
+
+pytestmark = pytest.mark.xdist_group("serial")
+
+
+class Up:
+    """`leftfold up --json`, and what it has said."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.said: list[dict[str, Any]] = []
+        self.buffer = b""
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-P", "-m", "leftfold.tools.cli", "up"),
+                *("leftfold.actors.ledger:app", "--dir", str(directory), "--port", "0"),
+                *("--json", "--restart-s", "0.2"),
+            ],
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    def until(self, condition: Callable[[dict[str, Any]], Any], what: str) -> dict[str, Any]:
+        """Read on until it has said such a thing."""
+        assert self.process.stdout is not None
+        descriptor = self.process.stdout.fileno()
+        deadline = time.monotonic() + DEADLINE_S
+        while time.monotonic() < deadline:
+            if not select.select([descriptor], [], [], 1.0)[0]:
+                continue
+            piece = os.read(descriptor, 65536)
+            assert piece, f"it ended before {what}: {self.said[-5:]}"
+            *lines, self.buffer = (self.buffer + piece).split(b"\n")
+            events = [json.loads(line) for line in lines]
+            self.said += events
+            for event in events:
+                if condition(event):
+                    return event
+        raise AssertionError(f"in vain: {what}: {self.said[-5:]}")
+
+    def all_follow(self) -> dict[str, Any]:
+        """The state in which one leads and two follow it, with the same log."""
+
+        def settled(event: dict[str, Any]) -> bool:
+            if event["event"] != "state":
+                return False
+            roles = sorted(one["role"] for one in event["replicas"])
+            lags = {one["lag"] for one in event["replicas"]}
+            return roles == ["follower", "follower", "leader"] and lags == {0}
+
+        return self.until(settled, "one leads and two follow")
+
+
+@contextmanager
+def up(directory: Path) -> Generator[Up]:
+    """Ended when the block is left, however it comes."""
+    running = Up(directory)
+    try:
+        yield running
+    finally:
+        if running.process.poll() is None:
+            running.process.send_signal(signal.SIGINT)
+        running.process.communicate()
+
+
+def leftfold(*arguments: str) -> str:
+    """One command; what it printed."""
+    ended = subprocess.run(
+        [sys.executable, "-P", "-m", "leftfold.tools.cli", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=2 * DEADLINE_S,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
+
+
+def test_a_cluster_in_one_command_and_everything_one_can_do_to_it(tmp_path: Path) -> None:
+    directory = tmp_path / "cluster"
+    with up(directory) as running:
+        first = running.all_follow()
+        where = ("--dir", str(directory))
+        listed = json.loads(leftfold("members", *where, "--json"))
+        assert [one["kind"] for one in listed["members"]] == ["voter"] * 3
+        assert listed["leader"] == first["leader"]
+
+        heir = next(one["id"] for one in first["replicas"] if one["id"] != first["leader"])
+        assert f"Replica {heir} leads" in leftfold("transfer", str(heir), *where)
+        running.until(lambda event: event.get("leader") == heir, "the heir leads")
+
+        leftfold("kill", str(heir), *where)
+        running.until(
+            lambda event: event.get("replica") == heir and "signal 9" in event["text"], "it died"
+        )
+        running.until(
+            lambda event: event.get("replica") == heir and "is ready" in event["text"], "it is back"
+        )
+        after = running.all_follow()
+        assert after["leader"] != heir
+
+        assert "goes on" in leftfold("pause", str(after["leader"]), "--seconds", "1", *where)
+        running.all_follow()
+
+        layout = Layout.load(directory)
+        running.process.send_signal(signal.SIGINT)
+        assert running.process.wait(DEADLINE_S) == 0
+        assert not any(pids_of(place) for place in layout.places.values())
+        assert [leavings(place.directory) for place in layout.places.values()] == [[], [], []]
+        assert not any(one["alive"] for one in state(layout)["replicas"])
+
+    with up(directory) as again:
+        assert again.all_follow()["commit"] >= after["commit"]
+
+
+def test_a_replica_joins_a_running_cluster_with_one_command(tmp_path: Path) -> None:
+    """And leaves it again by another one: then it stops with a sentence."""
+    directory = tmp_path / "cluster"
+    with up(directory) as running:
+        running.all_follow()
+        layout = Layout.load(directory)
+        place = layout.add(4, 0)
+        host, port = layout.addresses[0]
+        joining = subprocess.Popen(
+            [
+                *(sys.executable, "-P", "-m", "leftfold.tools.cli", "join", f"{host}:{port}"),
+                *("--dir", str(place.directory), "--peer-address", place.peer_address),
+                *("--port", "0", f"--end-with={os.getpid()}"),
+            ],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        where = ("--dir", str(directory))
+
+        def kinds() -> dict[int, str]:
+            found = json.loads(leftfold("members", *where, "--json"))
+            return {one["id"]: one["kind"] for one in found["members"]}
+
+        wait_until(lambda: kinds().get(4) == "voter", "the new one counts")
+        leftfold("members", "remove", "4", *where)
+        assert 4 not in kinds()
+        _, errors = joining.communicate(timeout=DEADLINE_S)
+        assert joining.returncode == 1
+        assert "Replica 4 is no member of the cluster any more" in errors
