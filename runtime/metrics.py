@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from ..shm import Consumer, Counters, Histogram, Schema
 from . import gateway, recording
 from .topology import CONSENSUS, GATEWAY, JOURNAL, LOGIC, PROCESSES, rings_of
+from .trail import Trail
 
 _SCHEMAS = {
     GATEWAY: gateway.SCHEMA,
@@ -55,5 +56,9 @@ def record_reached(
     waiting: deque[tuple[int, int]], through: int, now_ns: int, histogram: Histogram
 ) -> None:
     """Record how long the entries up to `through` took, of those that wait as (index, since when)."""
+    trail = histogram if isinstance(histogram, Trail) else None
     while waiting and waiting[0][0] <= through:
-        histogram.record(now_ns - waiting.popleft()[1])
+        index, since_ns = waiting.popleft()
+        histogram.record(now_ns - since_ns)
+        if trail is not None:
+            trail.note(index, since_ns, now_ns)

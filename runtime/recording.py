@@ -15,7 +15,8 @@ from attrs import define, field
 
 from ..shm import CONSUMER_FIGURES, DOORBELL_COUNTS, Counters, Histogram, Schema
 from .memory import Attachment
-from .topology import GATEWAY, PROCESSES, rings_of
+from .topology import CONSENSUS, GATEWAY, PROCESSES, rings_of
+from .trail import FOLLOWED, WORDS, follow, trail_name_of
 
 VARIABLE = "LEFTFOLD_RECORDING"
 OFF = "off"
@@ -32,6 +33,7 @@ CLAIMED = {GATEWAY: "ingress"}
 def schema_of(process: str) -> Schema:
     """The figures that a process has because it is one."""
     consumed, _ = rings_of(process)
+    trails = {trail_name_of(name): WORDS for name in FOLLOWED} if process == CONSENSUS else {}
     claimed = [f"{CLAIMED[process]}_claim_ns"] if process in CLAIMED else []
     return Schema(
         histograms=(
@@ -39,7 +41,7 @@ def schema_of(process: str) -> Schema:
             *claimed,
             *("parked_ns", "awake_ns", "gc_ns"),
         ),
-        words={"doorbell": DOORBELL_COUNTS},
+        words={"doorbell": DOORBELL_COUNTS} | trails,
     )
 
 
@@ -67,6 +69,8 @@ def record(process: str, attachment: Attachment, counters: Counters) -> None:
         ring.record(histograms[f"{name}_claim_ns"] if CLAIMED.get(process) == name else None)
     bell = counters.words["doorbell"]
     attachment.bell.record(bell, histograms["parked_ns"], histograms["awake_ns"])
+    if process == CONSENSUS:
+        follow(counters)
     gc.callbacks.append(Collections(histograms["gc_ns"]))
 
 

@@ -34,6 +34,7 @@ COMMANDS = (
     ("profile", "Write a page about where a running replica's time goes, with flame graphs."),
     ("metrics", "Serve a replica's figures to Prometheus until Ctrl-C."),
     ("log", "Print a replica's log as JSON lines; `log stat`: what fills it."),
+    ("trace", "Follow one command through a replica by its session and request number."),
     ("replay", "Fold a replica's log to a point; open the debugger in the handler there."),
     ("state", "Print one actor's state as JSON, of a running replica or at any place of a log."),
     ("diff", "Show where two folds part: two places, two directories, two versions of the app."),
@@ -56,8 +57,12 @@ cli = App(
 GROUPS = {"log": "logs", "schema": "schemas"}
 """Commands with commands below them: the name of the group in the file."""
 
+FILES = {"trace": "follow"}
+"""Commands that are in a file of another name: trace.py is one side of `diff`."""
+
 for _name, _help in COMMANDS:
-    cli.command(f"leftfold.tools.{_name}:{GROUPS.get(_name, _name)}", name=_name, help=_help)
+    _file = FILES.get(_name, _name)
+    cli.command(f"leftfold.tools.{_file}:{GROUPS.get(_name, _name)}", name=_name, help=_help)
 cli.register_install_completion_command()  # pyright: ignore[reportUnknownMemberType]
 
 
