@@ -150,6 +150,15 @@ def test_values_of_wrong_types_are_written_as_by_msgspec_or_left_to_it(values: l
     assert reader(Everything).encode(made) in (expected, None)
 
 
+def test_every_length_of_a_number_begins_where_msgspec_begins_it() -> None:
+    for bits in range(64):
+        for number in (s * (1 << bits) + d for s in (1, -1) for d in (-1, 0, 1)):
+            made = Short("x", number)
+            expected = encode_body(made) if -(1 << 63) <= number < 1 << 63 else None
+            assert reader(Short).encode(made) == expected
+            assert expected is None or reader(Short).decode(expected).b == number
+
+
 NAMES = ["number", "text", "yes", "real", "data", "maybe", "some"]
 
 
