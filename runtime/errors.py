@@ -7,7 +7,7 @@
     │   ├── ForeignJournal      a segment of another cluster or another replica
     │   ├── NewerFormat         written by a later leftfold
     │   ├── CorruptJournal      durable bytes changed or vanished: file, offset, why
-    │   ├── LostJournal         there is a snapshot, but the log, term and vote are gone
+    │   ├── LostJournal         there was a log; it is gone, and term and vote with it
     │   ├── ForeignSnapshot     a snapshot of another cluster or another replica
     │   └── CorruptSnapshot     a snapshot that does not check: file, offset, why
     ├── SnapshotFailed          a snapshot could not be written: the one before serves, and all goes on

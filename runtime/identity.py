@@ -3,7 +3,8 @@
 The identity is written once, durably, before anything else is in the directory, and never changes:
 cluster id, replica id, hash seed, replicated limits, app. A directory that holds something else is
 not touched. A replica's directory without its identity is not given a new one, because votes and
-log would then come back under another name.
+log would then come back under another name. Nor is one that has begun a journal, and has none any more: `begun` says
+that there was one.
 
 The lock is held by the supervisor and inherited by its children: as long as one of the five lives,
 nobody else starts in the directory.
@@ -22,12 +23,13 @@ import attrs
 from attrs import field, frozen
 
 from .clock import Clock
-from .errors import DirectoryInUse, NewerFormat, NotAReplica, OperatorError
+from .errors import DirectoryInUse, LostJournal, NewerFormat, NotAReplica, OperatorError
 from .files import create_directory, write_new
 
 FORMAT = 1
 IDENTITY_NAME = "identity.json"
 LOCK_NAME = "lock"
+BEGUN_NAME = "begun"
 LOCK_WAIT_S = 3.0
 LOCK_POLL_S = 0.02
 NS_PER_S = 1_000_000_000
@@ -148,6 +150,26 @@ def load_identity(directory: Path) -> Identity:
             "Name the directory that `leftfold run` was given."
         )
     return found
+
+
+def refuse_lost_journal(directory: Path, segments: int) -> None:
+    """A replica that may have voted does not start with an empty log. Raises LostJournal."""
+    if not segments and (directory / BEGUN_NAME).exists():
+        raise LostJournal(
+            f"{directory} holds no journal any more: the replica's term and vote are lost, and with them whatever it "
+            "acknowledged. Put the journal back, or remove this replica from the cluster and let one with an empty "
+            "directory join under a new id."
+        )
+
+
+def mark_begun(directory: Path) -> None:
+    """The journal is there, durably; called before anything is promised on it. Raises OperatorError."""
+    path = directory / BEGUN_NAME
+    try:
+        if not path.exists():
+            write_new(path, b"This replica has begun its journal, and does not start without it.\n")
+    except OSError as error:
+        raise _unusable(directory, error) from error
 
 
 def _load(directory: Path) -> Identity | None:

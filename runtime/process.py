@@ -30,7 +30,7 @@ from .config import NS_PER_S, ReplicaConfig
 from .descriptors import Descriptors
 from .errors import EXIT_JOURNAL_FAILED, JournalFailed, OperatorError
 from .hosts import numeric_address
-from .identity import Identity, load_identity
+from .identity import Identity, load_identity, mark_begun, refuse_lost_journal
 from .peer_hello import RAFT_LINK, Hello
 from .peers import Peers
 from .tls import TlsFiles, client_context, peer_contexts, require_security
@@ -236,6 +236,7 @@ def _run_journal(handed: Handed) -> int:
     from .journal import Journal
     from .journal_process import JournalProcess
     from .room import DiskLimits
+    from .segments import list_segments
     from .snapshots import SnapshotStore
 
     config = handed.config
@@ -243,12 +244,15 @@ def _run_journal(handed: Handed) -> int:
     store = SnapshotStore.open(config.directory / "snapshots", handed.identity)
     for warning in store.warnings:
         handed.report({"warning": warning})
+    if store.newest is None:  # Otherwise the journal itself sees what is lost.
+        refuse_lost_journal(config.directory, len(list_segments(config.directory / "journal")))
     journal = Journal.open(
         config.directory / "journal",
         handed.identity,
         segment_bytes=config.limits.segment_bytes,
         covered=store.newest,
     )
+    mark_begun(config.directory)
     if journal.torn is not None:
         handed.report({"warning": f"The end of the journal was torn: {journal.torn}."})
     shell = JournalProcess(

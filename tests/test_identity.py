@@ -8,8 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from leftfold.runtime.errors import DirectoryInUse, NewerFormat, NotAReplica, OperatorError
-from leftfold.runtime.identity import load_identity, lock_directory, new_identity, open_identity
+from leftfold.runtime.errors import (
+    DirectoryInUse,
+    LostJournal,
+    NewerFormat,
+    NotAReplica,
+    OperatorError,
+)
+from leftfold.runtime.identity import (
+    load_identity,
+    lock_directory,
+    mark_begun,
+    new_identity,
+    open_identity,
+    refuse_lost_journal,
+)
 
 
 def test_a_new_directory_becomes_a_replica_and_stays_the_same_one(tmp_path):
@@ -148,3 +161,17 @@ def test_a_start_waits_for_a_predecessor_that_is_about_to_end(tmp_path):
     assert os.get_inheritable(mine)
     os.close(mine)
     child.wait()
+
+
+def test_a_replica_that_had_a_journal_does_not_start_without_it(tmp_path):
+    """Its votes were in it. One that never had any begins."""
+    open_identity(tmp_path, "bank:app")
+    refuse_lost_journal(tmp_path, 0)
+
+    mark_begun(tmp_path)
+    mark_begun(tmp_path)
+
+    refuse_lost_journal(tmp_path, 1)
+    with pytest.raises(LostJournal, match="term and vote are lost"):
+        refuse_lost_journal(tmp_path, 0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["begun", "identity.json"]
