@@ -164,6 +164,11 @@ class Load:
             raise self._failure
         return self.report
 
+    def check_alive(self) -> None:
+        """Fail if no client asks anything any more."""
+        if self._failure is not None:
+            raise self._failure
+
     def abandon(self) -> None:
         """End, whatever is unanswered."""
         self._stopping.set()

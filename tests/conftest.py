@@ -22,6 +22,11 @@ MAY_SKIP_ON_CI = {
     "test_a_disk_that_is_full_in_the_middle_of_a_snapshot_costs_that_snapshot": "mounts",
     "test_a_log_that_finds_no_room_for_its_next_segment_loses_nothing": "needs the right to mount",
     "test_a_start_on_a_full_disk_is_one_sentence_and_nothing_is_lost": "needs the right to mount",
+    "test_an_isolated_leader_is_replaced_and_what_it_says_does_not_count": "needs a network namespace",
+    "test_an_isolated_follower_costs_nothing_and_does_not_disturb_when_it_is_back": "a network namespace",
+    "test_a_one_way_cut": "a network namespace",
+    "test_one_packet_in_five_is_lost": "a network namespace",
+    "test_a_link_that_comes_and_goes": "a network namespace",
 }
 """A machine of CI may lack a privilege; it may not lack a package, which .ci/run installs, nor the data beside it."""
 
