@@ -13,14 +13,13 @@ build of the app may replay them (tail.py). Beside this file: feed.py (logic), p
 upkeep.py (snapshots and room), administration.py (operators).
 """
 
-import os
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from attrs import define, field
 
-from ..raft import CONFIGURATION, Config, HardState, Log, Membership, Raft, Ready, Role, Stored
+from ..raft import CONFIGURATION, HardState, Membership, Raft, Ready, Role, Stored
 from ..shm import Consumer, Counters, Producer
 from . import slots
 from .administration import Administration
@@ -34,12 +33,13 @@ from .errors import OperatorError
 from .feed import ENTRY_OVERHEAD_BYTES, Feed
 from .identity import Identity
 from .metrics import publish_fill, record_reached
-from .peering import MESSAGE_FIXED_BYTES, Peering
+from .peering import Peering
 from .persisting import Persisting
+from .recovered import IN_FLIGHT_ENTRIES_MAX, log_of, raft_config
 from .separation import Refusal, Separator
 from .snapshot_points import SnapshotPoints
 from .tail import Tail
-from .transfer_slots import CHUNK_HEADER_BYTES, unpack_received
+from .transfer_slots import unpack_received
 from .upkeep import Upkeep
 
 COMMANDS, TIME, SKIP = 0, 2, 3
@@ -49,13 +49,9 @@ assert CONFIGURATION not in (COMMANDS, TIME, SKIP)
 
 TICK_ALONE_NS = 50_000_000
 TICK_NS = 10_000_000
-NS_PER_MS = 1_000_000
 REPORT_NS = 100_000_000
 HAND_OVER_NS = NS_PER_S
 READ_RUN_BYTES = 1024 * 1024
-IN_FLIGHT_ENTRIES_MAX = 32_768
-IN_FLIGHT_TO_PEER_BYTES = 2 * 1024 * 1024
-RECENT_BYTES = 32 * 1024 * 1024
 ROLES = (Role.FOLLOWER, Role.PRE_CANDIDATE, Role.CANDIDATE, Role.LEADER)
 """A role's place here is what the counter `role` shows."""
 
@@ -436,9 +432,9 @@ class Consensus:
         if recovered.membership:
             configurations.insert(0, (snapshot, Membership.decode(recovered.membership)))
         self.raft = Raft(
-            self._raft_config(recovered),
+            raft_config(self.config, self.identity, self.tick_ns, last=recovered.last),
             HardState(recovered.term, recovered.voted_for, recovered.commit),
-            _log_of(recovered),
+            log_of(recovered),
             applied,
             configurations=configurations,
         )
@@ -497,33 +493,6 @@ class Consensus:
             self.peering,
             self.upkeep,
             self.controls,
-        )
-
-    def _raft_config(self, recovered: slots.Recovered) -> Config:
-        config, identity = self.config, self.identity
-        voters = frozenset(identity.founders) or frozenset({identity.replica_id})
-        room = min(
-            ring.slot_bytes_max
-            for ring in (self.send, self.persisting.ring, self.consumers["read"])
-        )
-        unapplied = 2 * self.apply.capacity
-        in_flight = min(IN_FLIGHT_TO_PEER_BYTES, self.persisting.ring.capacity // 4)
-        chunk = min(128 * 1024, room - CHUNK_HEADER_BYTES - MESSAGE_FIXED_BYTES)
-        return Config(
-            id=identity.replica_id,
-            voters=frozenset() if identity.joining else voters,
-            joining=identity.joining,
-            heartbeat_ticks=max(1, config.heartbeat_ms * NS_PER_MS // self.tick_ns),
-            election_ticks=max(2, config.election_ms * NS_PER_MS // self.tick_ns),
-            seed=int.from_bytes(os.urandom(6), "little"),
-            recent_bytes_max=max(RECENT_BYTES if config.peer_address else 0, unapplied),
-            append_bytes_max=min(config.limits.entry_bytes_max, in_flight),
-            entries_in_flight_bytes_max=in_flight,
-            chunk_bytes_max=chunk,
-            chunks_in_flight_bytes_max=4 * chunk,
-            unapplied_bytes_max=unapplied,
-            unapplied_entries_max=2 * IN_FLIGHT_ENTRIES_MAX + recovered.last,
-            reads_max=config.limits.queries_waiting_bytes_max // slots.HEADER_BYTES,
         )
 
     def _carry_out(self) -> int:
@@ -729,19 +698,3 @@ class Consensus:
             return self.serve_from is not None and self.applied_index >= self.serve_from
         following = self.raft.leader_id and self.raft.role is Role.FOLLOWER
         return bool(following) and self.applied_index >= self.raft.commit
-
-
-def _log_of(recovered: slots.Recovered) -> Log:
-    """The log, with the term of the entry before its first one."""
-    boundaries = list(recovered.boundaries)
-    if recovered.first > 1:
-        if boundaries and boundaries[0][1] == recovered.origin_term:
-            del boundaries[0]
-        boundaries.insert(0, (recovered.first - 1, recovered.origin_term))
-    return Log(
-        recovered.first,
-        recovered.last,
-        recovered.last_term,
-        boundaries,
-        recovered.last_time_ns,
-    )
