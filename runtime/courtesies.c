@@ -97,16 +97,16 @@ static void authenticate(struct gate *gate, struct visitor *visitor, const struc
         text_print(answer, "+OK\r\n");
 }
 
-/* HELLO [2 [AUTH user password] [SETNAME name]] */
+/* HELLO [2 | 3 [AUTH user password] [SETNAME name]] */
 static void hello(struct gate *gate, struct visitor *visitor, const struct resp_request *request, struct text *answer)
 {
     const struct resp_word *words = request->words;
-    int64_t version = 2;
+    int64_t version = visitor->speaks_3 ? 3 : 2;
     if (request->count > 1 && resp_integer(words[1].at, words[1].length, &version) != 0) {
         text_print(answer, "-ERR Protocol version is not an integer or out of range\r\n");
         return;
     }
-    if (version != 2) {
+    if (version != 2 && version != 3) {
         text_print(answer, "-NOPROTO unsupported protocol version\r\n");
         return;
     }
@@ -132,10 +132,11 @@ static void hello(struct gate *gate, struct visitor *visitor, const struct resp_
                            "RESP protocol version at the same time\r\n");
         return;
     }
-    text_print(answer, "*14\r\n");
+    visitor->speaks_3 = version == 3;
+    text_print(answer, version == 3 ? "%%7\r\n" : "*14\r\n");
     bulk(answer, "server"), bulk(answer, "leftfold");
     bulk(answer, "version"), bulk(answer, SERVER);
-    bulk(answer, "proto"), text_print(answer, ":2\r\n");
+    bulk(answer, "proto"), text_print(answer, ":%d\r\n", (int)version);
     bulk(answer, "id"), text_print(answer, ":%llu\r\n", (unsigned long long)visitor->id);
     bulk(answer, "mode"), bulk(answer, "standalone");
     bulk(answer, "role"), bulk(answer, "master");
@@ -159,7 +160,7 @@ static void client(struct visitor *visitor, const struct resp_request *request, 
         if (visitor->name_bytes)
             text_bulk(answer, visitor->name, visitor->name_bytes);
         else
-            text_print(answer, "$-1\r\n");
+            text_print(answer, visitor->speaks_3 ? "_\r\n" : "$-1\r\n");
     } else if (word_is(&words[1], "ID") && request->count == 2) {
         text_print(answer, ":%llu\r\n", (unsigned long long)visitor->id);
     } else if (word_is(&words[1], "SETINFO") && request->count == 4) {
@@ -169,9 +170,12 @@ static void client(struct visitor *visitor, const struct resp_request *request, 
     }
 }
 
-static void command(const struct gate *gate, const struct resp_request *request, struct text *answer)
+static void command(const struct gate *gate, const struct visitor *visitor, const struct resp_request *request,
+                    struct text *answer)
 {
-    if (request->count == 1 || word_is(&request->words[1], "DOCS") || word_is(&request->words[1], "INFO"))
+    if (request->count == 2 && visitor->speaks_3 && word_is(&request->words[1], "DOCS"))
+        text_print(answer, "%%0\r\n");
+    else if (request->count == 1 || word_is(&request->words[1], "DOCS") || word_is(&request->words[1], "INFO"))
         text_print(answer, "*0\r\n");
     else if (word_is(&request->words[1], "COUNT"))
         text_print(answer, ":%u\r\n", gate->door->commands_count);
@@ -180,7 +184,7 @@ static void command(const struct gate *gate, const struct resp_request *request,
 }
 
 /* Only what redis-benchmark and its like ask before they start. */
-static void config(const struct resp_request *request, struct text *answer)
+static void config(const struct visitor *visitor, const struct resp_request *request, struct text *answer)
 {
     static const char *const KNOWN[][2] = {
         {"save", ""}, {"appendonly", "yes"}, {"appendfsync", "always"}, {"databases", "1"}};
@@ -201,7 +205,7 @@ static void config(const struct resp_request *request, struct text *answer)
             break;
         }
     }
-    text_print(answer, "*%u\r\n", 2 * count);
+    text_print(answer, visitor->speaks_3 ? "%%%u\r\n" : "*%u\r\n", visitor->speaks_3 ? count : 2 * count);
     for (uint32_t i = 0; i < count; i++) {
         bulk(answer, KNOWN[found[i]][0]);
         bulk(answer, KNOWN[found[i]][1]);
@@ -228,8 +232,8 @@ void courtesy_answer(struct gate *gate, struct visitor *visitor, uint32_t courte
     case COURTESY_SELECT: select_database(request, answer); break;
     case COURTESY_HELLO: hello(gate, visitor, request, answer); break;
     case COURTESY_CLIENT: client(visitor, request, answer); break;
-    case COURTESY_COMMAND: command(gate, request, answer); break;
-    case COURTESY_CONFIG: config(request, answer); break;
+    case COURTESY_COMMAND: command(gate, visitor, request, answer); break;
+    case COURTESY_CONFIG: config(visitor, request, answer); break;
     case COURTESY_INFO: info(gate, answer); break;
     case COURTESY_AUTH: authenticate(gate, visitor, request, answer); break;
     case COURTESY_QUIT:

@@ -1,4 +1,4 @@
-/* door: what the gate does for a connection that speaks RESP2 instead of frames (a visitor).
+/* door: what the gate does for a connection that speaks RESP2, or RESP3, instead of frames (a visitor).
  *
  * Commands of the cache that came together go into the replica as one slot and come back as one reply; an app's own
  * command is a slot of its own; what needs no actor is answered at once (courtesies.h). Answers go out in the order of
@@ -87,6 +87,7 @@ struct visitor {
     uint64_t confirmed;        /* the answers to all commands up to here are there */
     uint64_t asked_ns;         /* when the turn went into the replica */
     uint8_t opened, ends, trusted;
+    uint8_t speaks_3;          /* RESP3, as HELLO 3 asked: nil and maps are written in another way */
     uint8_t paused;            /* for what it has not read yet */
     uint8_t multi, aborted;    /* between MULTI and EXEC; something there was refused */
     uint8_t name_bytes, name[DOOR_NAME_MAX];

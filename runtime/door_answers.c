@@ -115,6 +115,31 @@ static int unpack_replies(const uint8_t *at, uint64_t available, uint64_t *done,
     return 0;
 }
 
+/* The replies to the first commands, as RESP3 has them. A transaction's is its head, then those of its commands. */
+static void lift(struct text *to, const struct door_part *part, uint64_t done, const uint8_t *resp, uint32_t length)
+{
+    uint64_t asked = 0, used = 0;
+    int64_t transaction;
+    for (; done; done--) {
+        const uint8_t *command = part->asked.at + asked;
+        int64_t bytes = packed_command(command, part->asked.length - asked, &transaction);
+        /* An array of two, and a binary of seven: fixed heads. */
+        int maps = bytes > 10 && memcmp(command, "\x92\xc4\x07HGETALL", 10) == 0;
+        const uint8_t *end = transaction ? memchr(resp + used, '\n', length - used) : NULL;
+        int64_t taken = end ? end + 1 - (resp + used) : -1;
+        if (end)
+            text_add(to, resp + used, (uint32_t)taken);
+        else
+            taken = resp_lift(to, resp + used, length - used, maps);
+        if (bytes < 0 || taken < 0) {
+            to->failed = 1;
+            return;
+        }
+        asked += (uint64_t)bytes;
+        used += (uint64_t)taken;
+    }
+}
+
 static void answer_cache(struct gate *gate, struct connection *connection, struct door_part *part, const uint8_t *body,
                          uint32_t bytes)
 {
@@ -127,13 +152,32 @@ static void answer_cache(struct gate *gate, struct connection *connection, struc
         fail_part(part, "ERR", (const uint8_t *)STRANGE, sizeof STRANGE - 1);
         return;
     }
+    if (visitor->speaks_3)
+        lift(&part->said, part, done, resp, length);
     part->state = done == part->count ? DOOR_SAID : DOOR_AGAIN;
     if (part->state == DOOR_AGAIN)
         drop(part, done);
+    if (visitor->speaks_3)
+        return;
     if (part == &visitor->parts[visitor->parts_first] && part->said.length == 0)
         gate_deliver(gate, connection, resp, length);
     else
         text_add(&part->said, resp, length);
+}
+
+static void answer_app(const struct visitor *visitor, struct door_part *part, const uint8_t *body, uint32_t bytes)
+{
+    struct text reply = {0};
+    if (bytes == 0)
+        text_print(&reply, "+OK\r\n");
+    else if (resp_reply(&reply, body, bytes) < 0)
+        reply.failed = 1;
+    if (visitor->speaks_3 && !reply.failed)
+        part->said.failed |= resp_lift(&part->said, reply.at, reply.length, 0) < 0;
+    else
+        text_add(&part->said, reply.at, reply.length);
+    part->said.failed |= reply.failed;
+    text_free(&reply);
 }
 
 static void answer_part(struct gate *gate, struct connection *connection, struct door_part *part, const uint8_t *slot)
@@ -146,10 +190,7 @@ static void answer_part(struct gate *gate, struct connection *connection, struct
             answer_cache(gate, connection, part, body, bytes);
         } else {
             part->state = DOOR_SAID;
-            if (bytes == 0)
-                text_print(&part->said, "+OK\r\n");
-            else if (resp_reply(&part->said, body, bytes) < 0)
-                part->said.failed = 1;
+            answer_app(connection->visitor, part, body, bytes);
         }
         return;
     case STATUS_REJECTED:
@@ -161,7 +202,7 @@ static void answer_part(struct gate *gate, struct connection *connection, struct
             part->state = DOOR_AGAIN;
         } else {
             part->state = DOOR_SAID;
-            text_print(&part->said, "$-1\r\n");
+            text_print(&part->said, connection->visitor->speaks_3 ? "_\r\n" : "$-1\r\n");
         }
         return;
     case STATUS_OUT_OF_ORDER:

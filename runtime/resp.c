@@ -427,3 +427,35 @@ int64_t resp_reply(struct text *text, const uint8_t *at, uint64_t available)
 {
     return reply_some(text, at, available, 0);
 }
+
+/* --- RESP3 */
+
+int64_t resp_lift(struct text *text, const uint8_t *at, uint64_t available, int maps)
+{
+    const uint8_t *end = available > 2 ? memchr(at, '\n', available) : NULL;
+    int64_t number = 0;
+    if (!end || (strchr("$*", at[0]) && resp_integer(at + 1, (uint32_t)(end - at) - 2, &number) != 0))
+        return -1;
+    int64_t used = end + 1 - at;
+    if (at[0] == '$' && number < 0) {
+        text_add(text, "_\r\n", 3);
+        return used;
+    }
+    if (at[0] == '*' && maps && number % 2 == 0)
+        text_print(text, "%%%lld\r\n", (long long)number / 2);
+    else
+        text_add(text, at, (uint32_t)used);
+    if (at[0] == '$') {
+        if (used + number + 2 > (int64_t)available)
+            return -1;
+        text_add(text, at + used, (uint32_t)number + 2);
+        return used + number + 2;
+    }
+    for (int64_t i = 0; at[0] == '*' && i < number; i++) {
+        int64_t bytes = resp_lift(text, at + used, available - (uint64_t)used, 0);
+        if (bytes < 0)
+            return -1;
+        used += bytes;
+    }
+    return used;
+}

@@ -49,6 +49,8 @@ void pack_real(struct text *text, double value);
 /* One msgpack value as a RESP2 reply: a map is an array of its keys and values, and a map of one field is that field's
  * value. Returns the bytes that the value takes, or -1 if it is none. */
 int64_t resp_reply(struct text *text, const uint8_t *at, uint64_t available);
+/* One RESP2 reply as RESP3 has it: nil is another one, and with `maps` an array is a map. The bytes it takes, or -1. */
+int64_t resp_lift(struct text *text, const uint8_t *at, uint64_t available, int maps);
 /* The array or binary head at this place: 0, its count and its own bytes; or -1. */
 int unpack_array(const uint8_t *at, uint64_t available, uint32_t *count, uint32_t *head);
 int unpack_binary(const uint8_t *at, uint64_t available, uint32_t *length, uint32_t *head);

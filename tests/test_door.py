@@ -96,7 +96,7 @@ def test_what_redis_clients_ask_beside_their_work() -> None:
     assert answer("SELECT", "0") == b"+OK\r\n"
     assert answer("SELECT", "1") == b"-ERR DB index is out of range\r\n"
     assert answer("SELECT", "x") == b"-ERR value is not an integer or out of range\r\n"
-    assert answer("HELLO", "3") == b"-NOPROTO unsupported protocol version\r\n"
+    assert answer("HELLO", "4") == b"-NOPROTO unsupported protocol version\r\n"
     assert b"proto\r\n:2\r\n" in answer("HELLO", "2", "SETNAME", "me")
     assert answer("CLIENT", "GETNAME") == b"$2\r\nme\r\n"
     assert answer("CLIENT", "SETNAME", "a b").startswith(b"-ERR Client names cannot contain")
@@ -420,3 +420,17 @@ def test_names_that_cannot_be_are_refused_when_the_app_is_made() -> None:
 
 def test_replies_are_whole() -> None:
     assert replies_in(b"*2\r\n:1\r\n$2\r\nab\r\n+O") == [b"*2\r\n:1\r\n$2\r\nab\r\n"]
+
+
+def test_who_asks_for_resp3_gets_its_nil_and_its_maps() -> None:
+    visited = Visited(orders)
+    one = visited.visit()
+    visited.say(one, said("HELLO 3"))
+    assert visited.take(one).startswith(b"%7\r\n")
+    visited.say(one, said("HSET h f v", "HGETALL h", "GET none", "MGET none none", "hgetall none"))
+    visited.say(one, b"") if visited.answer() else None
+    assert visited.take(one) == b":1\r\n%1\r\n$1\r\nf\r\n$1\r\nv\r\n_\r\n*2\r\n_\r\n_\r\n%0\r\n"
+    visited.say(one, said("MULTI", "HGETALL h", "GET none", "EXEC", "ORDER.LAST x"))
+    while visited.answer():
+        visited.say(one, b"")
+    assert visited.take(one).endswith(b"+QUEUED\r\n*2\r\n%1\r\n$1\r\nf\r\n$1\r\nv\r\n_\r\n_\r\n")

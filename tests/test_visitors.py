@@ -41,7 +41,7 @@ def resp_port(replica: RunningReplica) -> int:
 @pytest.fixture
 def client(served: RunningReplica) -> Iterator[Any]:
     """redis-py as anybody would make it, on an empty database."""
-    client: Any = redis.Redis(port=resp_port(served), protocol=2, socket_timeout=60)
+    client: Any = redis.Redis(port=resp_port(served), socket_timeout=60)
     client.flushdb()
     yield client
     client.close()
@@ -183,7 +183,7 @@ def test_acknowledged_increments_survive_kill_9(tmp_path: Path) -> None:
 
     def count(number: int, port: int) -> None:
         client: Any
-        with redis.Redis(port=port, protocol=2, socket_timeout=60) as client:
+        with redis.Redis(port=port, socket_timeout=60) as client:
             while not stop.is_set():
                 try:
                     with client.pipeline(transaction=False) as pipe:
@@ -207,7 +207,7 @@ def test_acknowledged_increments_survive_kill_9(tmp_path: Path) -> None:
         stop.set()
         for thread in threads:
             thread.join()
-        with redis.Redis(port=port, protocol=2) as client:
+        with redis.Redis(port=port) as client:
             found = [int(client.get(f"n{number}") or 0) for number in range(4)]
     finally:
         stop.set()
