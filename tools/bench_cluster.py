@@ -297,7 +297,11 @@ def keep_loading(host: str, port: int, first: bool, until_s: float, counted: Any
     if not first:
         time.sleep(SETTLE_S)
     while time.monotonic() < until_s:
-        load.throughput(host, port, commands=CALM_COMMANDS, sessions=SESSIONS // 2, prepared=True)
+        rate = load.throughput(
+            host, port, commands=CALM_COMMANDS, sessions=SESSIONS // 2, prepared=True
+        )
+        if rate["failures"] or rate["refused"]:
+            raise OperatorError(f"Not every transfer was applied: {rate}.")
         with counted.get_lock():
             counted.value += CALM_COMMANDS
 
@@ -373,7 +377,7 @@ def away(directory: Path, sizes: Sizes) -> dict[str, Any]:
         "pace_per_s": joining.burst * len(joining.lanes) * 1000,
         "rate_before_per_s": before,
         "rate_during_per_s": [round(rate) for rate in stretches],
-        "kept": min(stretches) / before,
+        "kept_percent": 100 * min(stretches) / before,
         "caught_up_s": took_s[0],
         "same_leader": leader == after,
     }
