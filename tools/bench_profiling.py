@@ -2,10 +2,10 @@
 
     python -m leftfold.tools.bench_profiling [--pairs N] [--commands N] [--json]
 
-Each half of a pair is a new ledger replica in a directory of its own, with LEFTFOLD_RECORDING on or off; which comes first changes
-from pair to pair. After it is prepared, transfers are sent pipelined, then one at a time; the CPU time of its four processes
-is divided by the commands. A pair gives the ratio of the two; the interval is a bootstrap of the mean ratio over the
-pairs. CPU time depends on what else the machine does, through its caches: the pairs share that, the figures do not.
+Two ledger replicas run, one with LEFTFOLD_RECORDING off, and the load goes to them in turns, first to the one, in the next pair first
+to the other: transfers pipelined, then one at a time. The CPU time of a replica's four processes is divided by the
+commands, and a pair gives the ratio of the two; the interval is a bootstrap of the mean ratio over the pairs. CPU time depends on
+what else the machine does, through its caches: the two of a pair share that, the figures do not.
 """
 
 import argparse
@@ -32,13 +32,15 @@ LOOPBACK = "127.0.0.1"
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
 SEED = 20
+PAIRS_EACH = 10
+"""Pairs for which the same two replicas serve: then there are new ones, with another layout in memory."""
 LOADS = ("pipelined", "one_at_a_time")
 
 Figures = dict[str, float]
 
 
-def half(place: Path, commands: int, *, recording: bool) -> Figures:
-    """One replica: CPU time for a command, in µs, under each load."""
+def started(place: Path, *, recording: bool) -> Child:
+    """A new replica, ready for transfers."""
     before = os.environ.pop(VARIABLE, None)
     if not recording:
         os.environ[VARIABLE] = OFF
@@ -49,22 +51,43 @@ def half(place: Path, commands: int, *, recording: bool) -> Figures:
         os.environ.pop(VARIABLE, None)
         if before is not None:
             os.environ[VARIABLE] = before
-    try:
-        load.prepare(LOOPBACK, child.port)
-        began_ns = _cpu_ns(place)
-        load.throughput(LOOPBACK, child.port, commands=commands, prepared=True)
-        between_ns = _cpu_ns(place)
-        alone = max(100, commands // 100)
-        load.latency(LOOPBACK, child.port, commands=alone)
-        ended_ns = _cpu_ns(place)
-        recorded = take(place).histogram("logic", "apply_service_ns").count
-        assert bool(recorded) == recording, "the switch does nothing"
-    finally:
-        child.kill()
+    load.prepare(LOOPBACK, child.port)
+    recorded = take(place).histogram("logic", "apply_service_ns").count
+    assert bool(recorded) == recording, "the switch does nothing"
+    return child
+
+
+def half(child: Child, commands: int) -> Figures:
+    """CPU time for a command, in µs, under each load."""
+    began_ns = _cpu_ns(child.directory)
+    load.throughput(LOOPBACK, child.port, commands=commands, prepared=True)
+    between_ns = _cpu_ns(child.directory)
+    alone = max(100, commands // 100)
+    load.latency(LOOPBACK, child.port, commands=alone)
     return {
         "pipelined": (between_ns - began_ns) / commands / 1e3,
-        "one_at_a_time": (ended_ns - between_ns) / alone / 1e3,
+        "one_at_a_time": (_cpu_ns(child.directory) - between_ns) / alone / 1e3,
     }
+
+
+def _some_pairs(place: Path, wanted: range, commands: int) -> list[tuple[Figures, Figures]]:
+    """Pairs of the same two replicas."""
+    found: list[tuple[Figures, Figures]] = []
+    children: dict[bool, Child] = {}
+    place.mkdir()
+    try:
+        for recording in (True, False):
+            children[recording] = started(
+                place / ("on" if recording else "off"), recording=recording
+            )
+        for pair in wanted:
+            order = (True, False) if pair % 2 else (False, True)
+            halves = {recording: half(children[recording], commands) for recording in order}
+            found.append((halves[True], halves[False]))
+    finally:
+        for child in children.values():
+            child.kill()
+    return found
 
 
 def _cpu_ns(directory: Path) -> int:
@@ -76,12 +99,9 @@ def run(pairs: int, commands: int, directory: Path | None = None) -> dict[str, A
     """All pairs, and what they say together."""
     found: list[tuple[Figures, Figures]] = []
     with tempfile.TemporaryDirectory(prefix="leftfold-bench-", dir=directory) as place:
-        for pair in range(pairs):
-            halves: dict[bool, Figures] = {}
-            for recording in (True, False) if pair % 2 else (False, True):
-                where = Path(place) / f"{pair}-{'on' if recording else 'off'}"
-                halves[recording] = half(where, commands, recording=recording)
-            found.append((halves[True], halves[False]))
+        for first in range(0, pairs, PAIRS_EACH):
+            wanted = range(first, min(pairs, first + PAIRS_EACH))
+            found += _some_pairs(Path(place) / str(first), wanted, commands)
     return {
         "pairs": pairs,
         "commands": commands,
