@@ -138,6 +138,8 @@ class SnapshotHeader:
                 f"{path} has snapshot format {version} (offset 12), which this leftfold is too old "
                 "to read. Start it with the version that wrote it, or a later one."
             )
+        if not index:
+            raise CorruptSnapshot(path, 48, "no snapshot has the index 0")
         texts: list[bytes] = []
         at = _FIXED.size
         for _ in range(2):

@@ -218,16 +218,16 @@ class Supervisor:
                 if key.fd == child.reports:
                     self._read_reports(child)
                 else:
-                    self._read_reports(child)
                     child.process.wait()
                     if child.name == GATEWAY and child.process.returncode == 0:
                         drained = True
                         deadline = time.monotonic() + self.config.snapshot_stop_s
                         self.selector.unregister(child.pidfd)
                         continue
-                    self.observer(
-                        "died", {"process": child.name, "status": child.process.returncode}
-                    )
+                    self._read_reports(child)
+                    if self.failure is None:  # Else it said why, and nothing is started again.
+                        status = child.process.returncode
+                        self.observer("died", {"process": child.name, "status": status})
                     return child.name
             if drained and self.settled:
                 self._close_journal()

@@ -78,6 +78,8 @@ def write(directory: Path, files: dict[str, str]) -> Path:
 @contextmanager
 def forgotten() -> Iterator[None]:
     """What is imported within is not imported afterwards."""
+    for name in {"bank", "app"} & sys.modules.keys():  # Another test's.
+        del sys.modules[name]
     modules, path = dict(sys.modules), list(sys.path)
     writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:

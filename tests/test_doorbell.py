@@ -355,5 +355,5 @@ def test_counts_are_values(pair: Pair) -> None:
         "timeout_rescues": 0,
         "spurious": 0,
         "rings": 0,
-            "spun": 0,
+        "spun": 0,
     }

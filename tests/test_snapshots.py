@@ -323,7 +323,9 @@ def test_a_crash_at_any_step_leaves_the_one_before_serving(tmp_path, lives):
                 newest, keep_from = told[-1]
                 found = {index for index, _ in list_snapshots(directory)}
                 assert newest in found, f"after {cut} calls"
-                assert not keep_from or keep_from - 1 in found, f"after {cut} calls"
+                # Or a newer one, if the last of its calls was to let the old one go.
+                serve = [index for index in found if index >= keep_from - 1]
+                assert not keep_from or len(serve) >= 2, f"after {cut} calls"
         store = SnapshotStore.open(directory, OWNER)
         assert store.warnings == [], "a crash damages nothing that has its name"
         assert (store.newest.index if store.newest else 0) >= max(
