@@ -39,6 +39,10 @@ demo: build
 campaign: build
 	$(BIN)/pytest -m campaign -q
 
+.PHONY: faults
+faults: build
+	$(BIN)/pytest -m faults -q
+
 .PHONY: bench
 bench: build
 	@for benchmark in $(basename $(notdir $(sort $(wildcard tools/bench_*.py)))); do \

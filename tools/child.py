@@ -36,6 +36,8 @@ class Child:
     process: subprocess.Popen[bytes] = field(init=False)
     port: int = field(default=0, init=False)
     ready: dict[str, Any] = field(factory=dict[str, Any], init=False)
+    seen_s: dict[str, float] = field(factory=dict[str, float], init=False)
+    """When each kind of event was first seen."""
 
     def start(self, errors: BinaryIO | None = None) -> None:
         """Start it and wait until it serves. Raises OperatorError when it does not."""
@@ -71,6 +73,7 @@ class Child:
             *lines, buffer = (buffer + piece).split(b"\n")
             for line in lines:
                 event: dict[str, Any] = json.loads(line)
+                self.seen_s.setdefault(event["event"], time.perf_counter())
                 if event["event"] == "ready":
                     return event
 
