@@ -39,9 +39,9 @@ demo: build
 campaign: build
 	$(BIN)/pytest -m campaign -q
 
-.PHONY: faults
-faults: build
-	$(BIN)/pytest -m faults -q
+.PHONY: long
+long: build
+	$(BIN)/pytest -m long -q
 
 .PHONY: bench
 bench: build

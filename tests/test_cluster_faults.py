@@ -29,7 +29,7 @@ from leftfold.runtime.identity import member_identity, open_identity
 from leftfold.runtime.slots import CONTROL_TRANSFER
 from leftfold.runtime.topology import PROCESSES
 
-pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("serial")]
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("serial")]
 
 FIVE = ("supervisor", *PROCESSES)
 HURT_S = 2.0

@@ -30,7 +30,7 @@ def test_a_package_that_does_not_start_counts_as_caught(tmp_path: Path) -> None:
     assert quick_tests(tmp_path)
 
 
-@pytest.mark.campaign
+@pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_every_mutant_is_caught() -> None:
     command = [sys.executable, "-m", "tests.raft_mutants", "--seeds", "100"]

@@ -35,7 +35,7 @@ from leftfold.runtime.topology import PROCESSES
 from leftfold.tools.history import open_history
 
 pytestmark = [
-    pytest.mark.campaign,
+    pytest.mark.long,
     pytest.mark.xdist_group("serial"),
     pytest.mark.skipif(platform.machine() != "x86_64", reason="the numbers of system calls"),
 ]
