@@ -10,6 +10,7 @@ import random
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import attrs
@@ -401,13 +402,16 @@ def test_nothing_of_a_command_is_held_once_it_is_answered(command: object) -> No
 
     for _ in range(40):  # caches, free lists and kept events fill
         bank.ask(command)
-    before = held()
-    for _ in range(200):
-        bank.ask(command)
-    after = held()
+    rounds = [held()]
+    for _ in range(4):
+        for _ in range(200):
+            bank.ask(command)
+        rounds.append(held())
 
-    assert abs(after[0] - before[0]) < 150
-    assert all(abs(now - then) < 50 for then, now in zip(before[1], after[1], strict=True))
+    # What is held grows by 200 in every round; other threads and garbage of other tests do not.
+    assert min(now[0] - then[0] for then, now in pairwise(rounds)) < 150
+    for counts in zip(*(counted for _, counted in rounds), strict=True):
+        assert min(now - then for then, now in pairwise(counts)) < 50
 
 
 def test_bodies_that_do_not_decode_leave_nothing_behind() -> None:
@@ -422,8 +426,9 @@ def test_bodies_that_do_not_decode_leave_nothing_behind() -> None:
             assert REPLY.unpack_from(slot)[7] == Status.BAD_REQUEST
         return alive()
 
-    before = refuse(20)
-    assert abs(refuse(200) - before) < 150
+    refuse(20)
+    rounds = [refuse(200) for _ in range(4)]
+    assert min(now - then for then, now in pairwise(rounds)) < 150
 
 
 def test_a_machine_that_nobody_holds_is_collected() -> None:
@@ -457,7 +462,9 @@ def test_a_failed_beginning_leaves_nothing_behind() -> None:
     gc.collect()
     after = [sys.getrefcount(item) for item in (units, table, kept, slots, print)]
 
-    assert after == counts, "a Commands that was not made holds on to what it was given"
+    assert all(now <= then for then, now in zip(counts, after, strict=True)), (
+        "a Commands that was not made holds on to what it was given"
+    )
 
 
 # What is taken in from outside

