@@ -30,6 +30,7 @@ def test_no_short_history_does_and_together_they_had_everything_in_them() -> Non
 
 
 @pytest.mark.campaign
+@pytest.mark.timeout(1800)
 def test_no_history_of_thousands_does() -> None:
     counts, failures = campaign(100_000, 5_000, STEPS)
 
