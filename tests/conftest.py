@@ -1,6 +1,7 @@
 """What holds for every test: nothing is imported twice, and on CI only the tests named here may skip."""
 
 import os
+import signal
 import sys
 from collections.abc import Generator
 
@@ -29,6 +30,12 @@ MAY_SKIP_ON_CI = {
     "test_a_link_that_comes_and_goes": "a network namespace",
 }
 """A machine of CI may lack a privilege; it may not lack a package, which .ci/run installs, nor the data beside it."""
+
+
+def pytest_configure() -> None:
+    """Processes that tests start inherit that Ctrl-C is ignored, as a shell has it for a job in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -90,6 +90,56 @@ def test_each_way_to_end_has_its_code(
     assert call(["doctor", str(tmp_path)]) == code
 
 
+INTERRUPTED = """
+import atexit, os, signal, sys
+moment = sys.argv.pop(1)
+
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == moment:
+            os.kill(os.getpid(), signal.SIGINT)
+
+if moment == "the end":
+    atexit.register(os.kill, os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+from leftfold.tools.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    "moment", ["leftfold.tools.cli", "cyclopts", "leftfold.runtime.errors", "the end"]
+)
+def test_ctrl_c_is_quiet_while_the_command_is_imported_and_when_it_has_ended(moment: str) -> None:
+    """The signal comes in the middle of the import, or after the last word of the command."""
+    ended = subprocess.run(
+        [sys.executable, "-P", "-c", INTERRUPTED, moment, "--version"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert ended.returncode == 130
+    assert ended.stderr == ""
+    assert ended.stdout == (version("leftfold") + "\n" if moment == "the end" else "")
+
+
+def test_ctrl_c_stays_ignored_where_the_caller_had_it_ignored() -> None:
+    """As a shell has it for a job in the background."""
+    shell = f"trap '' INT; exec {sys.executable} -P -c \"$0\" leftfold.tools.cli --version"
+    ended = subprocess.run(
+        ["/bin/sh", "-c", shell, INTERRUPTED],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert ended.returncode == 0
+    assert ended.stdout == version("leftfold") + "\n"
+
+
 def test_a_reader_that_goes_away_ends_the_output_without_a_traceback(tmp_path: Path) -> None:
     """`leftfold doctor | true`, with the pipe closed before the first byte is written."""
     reading, writing = os.pipe()

@@ -86,7 +86,7 @@ def from_the_log(place: Path, commands: int) -> Figures:
             live_s += found["elapsed_s"]
             advance(done)
     recovery_s = start_s(directory)
-    asked = [sys.executable, "-P", "-m", "leftfold.tools.cli", "log", "stat", str(directory)]
+    asked = [sys.executable, "-P", "-m", "leftfold.tools", "log", "stat", str(directory)]
     usage = json.loads(subprocess.check_output([*asked, "--json"]))
     return {
         "commands": done,

@@ -43,7 +43,7 @@ class Child:
         """Start it and wait until it serves. Raises OperatorError when it does not."""
         self.process = subprocess.Popen(
             [
-                *(sys.executable, "-P", "-m", "leftfold.tools.cli", "run", self.app),
+                *(sys.executable, "-P", "-m", "leftfold.tools", "run", self.app),
                 *("--dir", str(self.directory), "--port", "0", "--json"),
                 f"--end-with={os.getpid()}",
                 *self.options,

@@ -66,11 +66,6 @@ for _name, _help in COMMANDS:
 cli.register_install_completion_command()  # pyright: ignore[reportUnknownMemberType]
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit with its code."""
-    sys.exit(call(sys.argv[1:] if arguments is None else arguments))
-
-
 def call(arguments: Sequence[str]) -> int:
     """Run one command; its exit code."""
     try:
@@ -110,4 +105,4 @@ def _close_stdout() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(call(sys.argv[1:]))

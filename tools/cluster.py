@@ -226,7 +226,7 @@ class Member:
         self.buffer, self.ready = b"", False
         self.process = subprocess.Popen(
             [
-                *(sys.executable, "-P", "-m", "leftfold.tools.cli", "run", self.app),
+                *(sys.executable, "-P", "-m", "leftfold.tools", "run", self.app),
                 *("--dir", str(place.directory), "--host", place.host, "--port", str(place.port)),
                 *("--peer-address", place.peer_address, "--json", f"--end-with={os.getpid()}"),
                 *self.arguments,

@@ -226,7 +226,7 @@ class Session:
         """Start the replica, in a process group of its own, so that Ctrl-C reaches dev alone."""
         self.replica = subprocess.Popen(
             [
-                *(sys.executable, "-P", "-m", "leftfold.tools.cli", "run", self.app),
+                *(sys.executable, "-P", "-m", "leftfold.tools", "run", self.app),
                 *("--dir", str(self.directory), *self.address),
                 *("--accept-build", "--no-snapshot-at-stop"),
                 f"--end-with={os.getpid()}",

@@ -41,7 +41,7 @@ def restart_in_environment_of(identity: Identity) -> None:
     ):
         return
     sys.stdout.flush()
-    arguments = [sys.executable, "-P", "-m", "leftfold.tools.cli", *sys.argv[1:]]
+    arguments = [sys.executable, "-P", "-m", "leftfold.tools", *sys.argv[1:]]
     os.execve(sys.executable, arguments, environment)
 
 
