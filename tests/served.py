@@ -31,6 +31,8 @@ from leftfold.shm import (
 
 DRAIN = struct.pack("<IHH", 8, 38, 0)
 WAIT_NS = 20_000_000
+PATIENCE_NS = 60_000_000_000
+"""For a greeting: the clock is real, and a loaded machine may hold up a test's thread for seconds."""
 
 
 class Behind(Protocol):
@@ -144,7 +146,7 @@ class Served:
             Consumer(egress, bell, to_logic),
             Consumer(send, bell, to_logic),
             bell,
-            limits=GatewayLimits(**limits),
+            limits=GatewayLimits(**{"hello_ns": PATIENCE_NS, **limits}),
             tls=tls,
         )
         self.host, self.port = self.gateway.address

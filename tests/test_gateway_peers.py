@@ -18,7 +18,7 @@ from leftfold.raft.messages import AppendEntries, Entry, Heartbeat
 from leftfold.runtime import slots
 from leftfold.runtime.descriptors import Descriptors
 from leftfold.runtime.gateway import SCHEMA, Gateway, GatewayLimits, Identity, listen
-from leftfold.runtime.peers import Peers
+from leftfold.runtime.peers import PeerLimits, Peers
 from leftfold.runtime.raft_messages import encode
 from leftfold.shm import (
     DOORBELL_BYTES,
@@ -30,6 +30,8 @@ from leftfold.shm import (
 )
 
 CAPACITY = 1 << 16
+PATIENT = PeerLimits(hello_ns=60 * 10**9, silent_ns=60 * 10**9)
+"""These threads have a real clock, and a loaded machine may let any of them wait for seconds."""
 
 
 class Replica:
@@ -62,6 +64,7 @@ class Replica:
             descriptors,
             self.said.append,
             random.Random(replica),
+            limits=PATIENT,
         )
         self.gateway = Gateway(
             listen("127.0.0.1", 0),
