@@ -43,16 +43,16 @@ def compare(old: Schema, new: Schema) -> list[Incompatibility]:
     return found
 
 
-def unreadable(
+def of_stored(
     written: bytes, new: Schema, actors: Collection[int], messages: Collection[int]
-) -> list[str]:
-    """Why code with the new schema must not read these types, of which something is stored.
+) -> list[Incompatibility]:
+    """What code with the new schema does to these types, of which something is stored.
 
     It goes by the types, not by the values: one may decode, and be read as something else.
     """
     held = {"actor": actors, "message": messages}
     found = compare(decode_schema(written), new)
-    return [one.sentence for one in found if one.breaks and one.id in held[one.kind]]
+    return [one for one in found if one.id in held[one.kind]]
 
 
 def _revived(old: Schema, new: Schema, kind: str, table: str) -> Iterator[Incompatibility]:

@@ -190,10 +190,11 @@ class Machine:
         strict: bool = False,
         position: memoryview | None = None,
         watch: Watch | None = None,
+        warn: restoring.Warn | None = None,
     ) -> "Machine":
         """The machine that wrote these chunks."""
         limits = limits or Limits()
-        state = restoring.read(app, limits, seed, chunks)
+        state = restoring.read(app, limits, seed, chunks, warn)
         return cls(app, limits, seed, strict=strict, position=position, state=state, watch=watch)
 
     def instance(self, cls: type, key: Key) -> Any:

@@ -3,7 +3,8 @@
 Both are given as the schema has them. A value is read if msgspec decodes its bytes to an equal one:
 more members of an enum or a union, wider limits, a fixed tuple as tuple[T, ...], a literal as its
 type, int as Decimal, int within 53 bits as float. A field that is added needs a default; one that is
-gone is skipped, which is data loss and no fault that breaks. The rest are faults.
+gone is skipped, which is data loss and no fault that breaks; unless one of its type is new, as when
+it was renamed: then it is one. The rest are faults.
 
 Out of reach: what a validator or a hook refuses, what values mean, defaults of fields that old bytes
 lack. A pattern that changed counts as narrower.
@@ -65,25 +66,39 @@ class Reading:
         """What differs between the fields of a class, or of a class inside it."""
         before = {field["name"]: field for field in was["fields"]}
         after = {field["name"]: field for field in now["fields"]}
+        added = [field for field in now["fields"] if field["name"] not in before]
         for field, held in before.items():
             where = f"{path}{name}.{field}"
             if field not in after:
-                yield Fault(
-                    f"{where} is gone, and what was written in it is dropped",
-                    False,
-                    "if it was renamed or is still wanted,",
-                )
+                heir = next((one["name"] for one in added if self._may_be(held, one)), None)
+                if heir is None:
+                    yield Fault(
+                        f"{where} is gone, and what was written in it is dropped",
+                        False,
+                        "if it was renamed or is still wanted,",
+                    )
+                else:
+                    yield Fault(
+                        f"{where} is gone and {heir} is new and of its type, as if it was renamed: what was written "
+                        "in it would be dropped",
+                        remedy="to keep it, or to drop it,",
+                    )
                 continue
             yield from self._field(held, after[field], where)
-        for field, added in after.items():
-            if field not in before and not added["default"]:
+        for field in added:
+            if not field["default"]:
                 yield Fault(
-                    f"{path}{name}.{field} is new and has no default, and old bytes lack it",
+                    f"{path}{name}.{field['name']} is new and has no default, and old bytes lack it",
                     remedy="give it one, or",
                 )
         for hook in now.get("hooks", ()):
             if hook not in was.get("hooks", ()):
                 yield Fault(f"{path}{name} has {hook} now, which may refuse old values", False)
+
+    def _may_be(self, gone: Schema, new: Schema) -> bool:
+        """Whether a new field would take up what was written in one that is gone, by its type."""
+        reading = Reading(self.old, self.new, set(self.seen))
+        return not any(fault.breaks for fault in reading.types(gone["type"], new["type"], ""))
 
     def _field(self, before: Schema, after: Schema, where: str) -> Iterator[Fault]:
         yield from self.types(before["type"], after["type"], where)

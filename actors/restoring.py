@@ -7,7 +7,7 @@ collection rests meanwhile: a million new objects would be walked again and agai
 """
 
 import gc
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -15,7 +15,7 @@ from attrs import Factory, define, evolve
 
 from . import content, parts
 from .app import App, encode_body
-from .compatibility import unreadable
+from .compatibility import of_stored
 from .content import Header, HeldTimer, HeldType, Kind
 from .errors import SnapshotRefused
 from .fold import State
@@ -23,13 +23,20 @@ from .limits import Limits
 from .snapshot import empty, named
 from .stored import StoredType
 
+Warn = Callable[[str], None]
 
-def read(app: App, limits: Limits, seed: int, chunks: Iterable[bytes]) -> State:
-    """The state; SnapshotRefused if anything is missing, changed or unknown."""
+
+def read(
+    app: App, limits: Limits, seed: int, chunks: Iterable[bytes], warn: Warn | None = None
+) -> State:
+    """The state; SnapshotRefused if anything is missing, changed or unknown.
+
+    `warn` is told, before any actor is read, what of them is lost or read otherwise under the App.
+    """
     collecting = gc.isenabled()
     gc.disable()
     try:
-        reading = Reading(app, seed, empty(limits))
+        reading = Reading(app, seed, empty(limits), warn)
         reading.read(chunks)
         return reading.state
     finally:
@@ -54,6 +61,7 @@ class Reading:
     app: App
     seed: int
     state: State
+    warn: Warn | None = None
     # The versions of the messages in timers, by message id.
     _timer_versions: dict[int, int] = Factory(dict[int, int])
     # How many actors were to come, by type.
@@ -109,7 +117,9 @@ class Reading:
 
     def _header(self, payload: memoryview) -> None:
         header = content.decode_header(payload)
-        check_fits(self.app, header)
+        for warning in check_fits(self.app, header):
+            if self.warn is not None:
+                self.warn(warning)
         if header.seed != self.seed:
             raise SnapshotRefused("the snapshot was made with another seed")
         state = self.state
@@ -227,20 +237,28 @@ class Reading:
         instances.update(zip(older.keys, states, strict=True))
 
 
-def check_fits(app: App, header: Header) -> None:
-    """Refuse a snapshot of which the App lacks or misreads something; the text names all of it."""
+def check_fits(app: App, header: Header) -> list[str]:
+    """Refuse a snapshot of which the App lacks or misreads something; the text names all of it.
+
+    What is returned are warnings: it can be read, and something is lost or may be refused.
+    """
     refusals = [
         *(_actor_refusal(app, id, held) for id, held in header.actor_types.items()),
         *(_timer_refusal(app, id, held) for id, held in header.timers.items()),
     ]
     found = [refusal for refusal in refusals if refusal is not None]
+    warnings: list[str] = []
     if not found and header.schema != app.schema_json():
         try:
-            found = unreadable(header.schema, app.schema(), header.actor_types, header.timers)
+            stored = of_stored(header.schema, app.schema(), header.actor_types, header.timers)
         except ValueError as error:
             found = [f"the schema in it: {error}"]
+        else:
+            found = [one.sentence for one in stored if one.breaks]
+            warnings = [one.sentence for one in stored if not one.breaks]
     if found:
         raise SnapshotRefused("; ".join(sentence.removesuffix(".") for sentence in found))
+    return warnings
 
 
 def _actor_refusal(app: App, id: int, held: HeldType) -> str | None:

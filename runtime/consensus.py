@@ -457,7 +457,7 @@ class Consensus:
         self.counters.counters["snapshot_index"].set(snapshot)
         self.counters.counters["log_first_index"].set(recovered.first)
         if snapshot:  # Before any entry.
-            self.feed.restart(snapshot, recovered.snapshot_bytes)
+            self.feed.restart(snapshot, recovered.snapshot_bytes, recovered.snapshot_build)
             self.feed.give(leads=False)
 
     def _surround(self) -> None:
@@ -520,7 +520,7 @@ class Consensus:
 
     def _give(self, ready: Ready) -> None:
         if ready.restore is not None:
-            self.feed.restart(ready.restore, self.upkeep.sizes.pop(ready.restore, 0))
+            self.feed.restart(ready.restore, self.upkeep.sizes.pop(ready.restore, 0), "")
         if ready.apply is not None:
             self.feed.feedable = ready.apply[1]
         for read in ready.reads:

@@ -44,8 +44,8 @@ class Feed:
     """Of what was proposed here: what `apply` has to have room for."""
     readable: deque[tuple[int, bytes]] = field(factory=deque[tuple[int, bytes]], init=False)
     """Queries, and the index that logic must have before it answers them."""
-    restore: tuple[int, int] | None = field(default=None, init=False)
-    """(index, content bytes) of the snapshot that logic must take up before anything else."""
+    restore: tuple[int, int, str] | None = field(default=None, init=False)
+    """(index, content bytes, build) of the snapshot that logic must take up before anything else."""
     restoring: int = field(default=0, init=False)
     """The index of that snapshot, until logic has taken it up; 0 if there is none."""
     heard: bool = field(default=False, init=False)
@@ -64,9 +64,9 @@ class Feed:
         """The log was cut there: what comes to stand there was never answered."""
         self.replay_through = min(self.replay_through, index - 1)
 
-    def restart(self, index: int, content_bytes: int) -> None:
+    def restart(self, index: int, content_bytes: int, build: str) -> None:
         """Logic's state is to be that of a snapshot, and what it had been given before is void."""
-        self.restore = index, content_bytes
+        self.restore = index, content_bytes, build
         self.restoring = index
         self.fed = self.asked_through = self.feedable = index
         self.unfed_bytes = 0

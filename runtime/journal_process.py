@@ -308,7 +308,7 @@ class JournalProcess:
             assert len(self._requests) < READS_WAITING_MAX, "too many reads wait"
             self._requests.append(unpack_read_chunk(slot))
         elif kind == slots.RESTORE:
-            index, _ = slots.unpack_restore(slot)
+            index, _, _ = slots.unpack_restore(slot)
             restoring = Restoring(
                 snapshot_contents(self.store.path_of(index)),
                 self.restore.capacity // 8 - slots.HEADER_BYTES,

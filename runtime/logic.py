@@ -17,12 +17,14 @@ from typing import Any
 from attrs import define, field
 
 from ..actors.errors import ActorsError
+from ..actors.layout import EntryKind
 from ..actors.machine import Machine, Outputs
 from ..shm import Consumer, Counters, Doorbell, Producer, monotonic_ns
 from . import slots
 from .agent import Ends
 from .digests import DIGESTS_MAX, pack_digests
 from .errors import OperatorError
+from .legible import check_legible
 from .pieces import pieces
 from .position import APPLYING, IDLE, QUERYING, RUNNING, Position
 from .snapshot_child import SnapshotChild
@@ -58,6 +60,8 @@ class Logic:
     digests_first: int = field(default=0, init=False)
     uncollected_bytes: int = field(default=0, init=False)
     replaying: bool = field(default=True, init=False)
+    written_under: str = field(default="", init=False)
+    """The build under which what is replayed was written; empty if nobody knows."""
     skips: list[tuple[int, int]] = field(factory=list[tuple[int, int]], init=False)
     watched: Ends = field(init=False)
     watched_restoring: Ends = field(init=False)
@@ -120,6 +124,8 @@ class Logic:
 
     def _apply_entry(self, slot: memoryview, tag: int) -> int:
         entry = slots.unpack_entry(slot)
+        if tag & slots.REPLAY:
+            self._check_legible(entry, slot[slots.ENTRY_HEADER_BYTES :])
         words = self.position.words
         words[RUNNING] = APPLYING
         self.machine.apply(
@@ -142,6 +148,14 @@ class Logic:
         self._collect(len(slot))
         self.counters.counters["entries"].add()
         return entry.index
+
+    def _check_legible(self, entry: slots.EntryHeader, body: memoryview) -> None:
+        """What another build wrote is replayed only as far as this one can read it."""
+        if entry.kind == EntryKind.TERM_START:
+            self.written_under = bytes(body).decode(errors="replace")
+        elif entry.kind == EntryKind.COMMANDS and self.written_under not in ("", self.build):
+            app = self.machine.app
+            check_legible(app, entry.index, body, self.written_under, self.skips)
 
     def _tell_digests(self) -> None:
         """After each entry: by these, replicas that differ are found."""
@@ -179,8 +193,9 @@ class Logic:
         if status is not None:
             self._tell_journal(slots.pack_snapshot_ended(self.child.index, status))
 
-    def _restore(self, index: int, content_bytes: int) -> None:
+    def _restore(self, index: int, content_bytes: int, build: str) -> None:
         """Take the state of `index` from the journal. Raises OperatorError if this code cannot."""
+        self.written_under = build
         try:
             machine = self.rebuild(self._content(index, content_bytes))
         except ActorsError as refused:

@@ -290,8 +290,12 @@ def _run_logic(handed: Handed) -> int:
     position = Position.open(directory / "position")
     limits, seed = Limits(**handed.identity.limits), handed.identity.hash_seed
 
+    def warn(sentence: str) -> None:
+        handed.report({"warning": f"Taking up a snapshot: {sentence}"})
+
     def rebuild(content: Iterable[bytes]) -> Machine:
-        return Machine.restore(app, limits, seed, content, position=position.words)
+        words = position.words
+        return Machine.restore(app, limits, seed, content, position=words, warn=warn)
 
     signal.signal(signal.SIGCHLD, lambda number, frame: None)  # It ends a wait: see SnapshotChild.
     gc.disable()  # Collected between entries, never inside a handler.

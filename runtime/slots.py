@@ -313,18 +313,20 @@ def chunk_content(slot: memoryview) -> memoryview:
     return slot[HEADER_BYTES:]
 
 
-def pack_restore(index: int, content_bytes: int = 0) -> bytes:
+def pack_restore(index: int, content_bytes: int = 0, build: str = "") -> bytes:
     """To the journal: stream the snapshot of `index`; to logic: take your state from it.
 
-    `content_bytes` says how long it is, for those who show how far they are; 0 where nobody knows.
+    `content_bytes` says how long it is, for those who show how far they are; 0 where nobody knows. `build` is the one
+    that the entries right behind it were written under, as far as that is known.
     """
-    return _RESTORE.pack(_RESTORE.size, RESTORE, 0, index, content_bytes)
+    text = build.encode()
+    return _fill(_RESTORE.pack(_RESTORE.size + len(text), RESTORE, 0, index, content_bytes) + text)
 
 
-def unpack_restore(slot: memoryview) -> tuple[int, int]:
-    """(index, content bytes or 0) of a RESTORE."""
+def unpack_restore(slot: memoryview) -> tuple[int, int, str]:
+    """(index, content bytes or 0, build or nothing) of a RESTORE."""
     _, _, _, index, content_bytes = _RESTORE.unpack_from(slot)
-    return index, content_bytes
+    return index, content_bytes, bytes(slot[_RESTORE.size :]).decode()
 
 
 @frozen

@@ -47,8 +47,8 @@ class Tail:
             raise OperatorError(
                 f"Entries {index} to {self.last} are in no snapshot and were written under build {self.build} of the "
                 f"app, and this is build {self.own}, which might answer them differently: start the old code and stop "
-                "it cleanly, which takes a snapshot; or see with `leftfold diff` what would differ, and start with "
-                "--accept-build."
+                "it cleanly, which takes a snapshot; or start with --accept-build, and with --old-sources DIRECTORY, "
+                "which lists first what it answers differently (as `leftfold diff` does at any time)."
             )
         if self.warning:
             return ""

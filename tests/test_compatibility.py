@@ -226,6 +226,22 @@ CHANGES = {
         "Deposit (message 1): Deposit.side is gone, and what was written in it is dropped; if it "
         "was renamed or is still wanted, " + RAISE,
     ),
+    "field renamed": (
+        [("side: Side = Side.BUY", "direction: Side = Side.BUY")],
+        True,
+        "Deposit (message 1): Deposit.side is gone and direction is new and of its type, as if it was "
+        "renamed: what was written in it would be dropped; to keep it, or to drop it, " + RAISE,
+    ),
+    "field gone, and another of another type new": (
+        [("side: Side = Side.BUY", "note: str | None = None")],
+        False,
+        "Deposit (message 1): Deposit.side is gone, and what was written in it is dropped",
+    ),
+    "field of a part renamed": (
+        [('note: str = ""', 'text: str = ""')],
+        True,
+        "Account (actor 1): Account.holds: Hold.note is gone and text is new",
+    ),
     "field type": (
         [(DEPOSIT, DEPOSIT.replace("int", "str"))],
         True,

@@ -506,6 +506,44 @@ def test_a_tail_of_another_build_is_refused_until_a_snapshot_covers_it_or_it_is_
         assert "as accepted" in warning["sentence"]
 
 
+def test_what_another_build_wrote_and_this_code_cannot_read_is_named_and_refused(
+    directory: Path, tmp_path: Path
+) -> None:
+    """Accepted or not: a message that is gone changed the state once, and would change it no more."""
+    sources = tmp_path / "sources"
+    sources.mkdir()
+    config = {"app": "pushing:app", "app_directory": str(sources)}
+    accepted = {**config, "accept_build": True}
+
+    def write(text: str) -> None:
+        shutil.rmtree(sources / "__pycache__", ignore_errors=True)
+        (sources / "pushing.py").write_text(text)
+
+    write(BOOK)
+    with replica(directory, **config) as running, line(running) as client:
+        client.ask(1, PUSH)
+        take_snapshot(running)
+        client.ask(2, PUSH)
+        found = status_of(running)
+        index, old = found["applied"] - 1, found["build"]  # Asking opened a session.
+        running.kill("supervisor")
+        client.close()
+    for changed, named in (
+        (BOOK.replace("@message(id=2)", "@message(id=3)"), "message 2, which no handler"),
+        (BOOK.replace("    pass", "    by: int"), "message 2 (Push) of version 0, which this"),
+    ):
+        write(changed)
+        sentence = refusal(directory, **accepted)
+        assert f"Command {index}.0" in sentence and named in sentence and old in sentence
+        assert f"--skip {index}.0" in sentence and "start the old code" in sentence
+
+    with (  # By an operator's decision, in the log.
+        replica(directory, **accepted, skip=((index, 0),)) as running,
+        line(running, client.session) as client,
+    ):
+        assert total_of(client.ask(3, PUSH, by=1))["value"] == 2
+
+
 def test_a_snapshot_that_the_code_cannot_take_up_is_one_sentence_and_nothing_is_lost(
     directory: Path, tmp_path: Path
 ) -> None:
@@ -526,10 +564,26 @@ def test_a_snapshot_that_the_code_cannot_take_up_is_one_sentence_and_nothing_is_
     assert "snapshot" in sentence and "Counter" in sentence
     assert newest(directory).read_bytes() == kept
 
+    (sources / "pushing.py").write_text(BOOK.replace("value: int = 0", "total: int = 0"))
+    shutil.rmtree(sources / "__pycache__", ignore_errors=True)
+    sentence = refusal(directory, **config)
+    assert "Counter.value is gone and total is new" in sentence and "@upcast" in sentence
+    assert newest(directory).read_bytes() == kept
+
     (sources / "pushing.py").write_text(BOOK)
     shutil.rmtree(sources / "__pycache__", ignore_errors=True)
     with replica(directory, **config) as running, line(running, client.session) as client:
         assert total_of(client.ask(2, PUSH))["value"] == 2
+        assert running.events("warning") == []
+        client.close()
+        assert running.stop() == 0
+
+    without = BOOK.replace("    value: int = 0\n", "").replace("self.value += STEP", "pass")
+    (sources / "pushing.py").write_text(without.replace("Shown(self.value)", "Shown(0)"))
+    shutil.rmtree(sources / "__pycache__", ignore_errors=True)
+    with replica(directory, **config) as running:
+        (warning,) = running.events("warning")
+        assert "Counter.value is gone, and what was written in it is dropped" in warning["sentence"]
 
 
 def test_what_an_operator_skipped_stays_skipped_across_a_restore(directory: Path) -> None:

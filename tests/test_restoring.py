@@ -312,9 +312,30 @@ def test_a_part_of_a_field_that_the_class_has_no_longer_is_passed_over() -> None
 
     Smaller.__name__ = "Market"
     chunks = list(with_actors(MARKETS, a=market(9)).snapshot())
-    machine = Machine.restore(App(actors=[Smaller]), None, SEED, chunks)
+    warnings: list[str] = []
+    app = App(actors=[Smaller])
+    machine = Machine.restore(app, None, SEED, chunks, warn=warnings.append)
 
     assert machine.instance(Smaller, "a") == Smaller("large", market(9).names)
+    assert any("gone, and what was written in it is dropped" in each for each in warnings)
+
+
+def test_a_field_that_looks_renamed_is_refused_before_any_actor_is_read() -> None:
+    @actor(id=1, key=str)
+    class Renamed:
+        heading: str = ""
+        names: dict[str, int] = attrs.field(factory=dict[str, int])
+
+        @handler
+        def fill(self, command: Fill, context: Context) -> None: ...
+
+    Renamed.__name__ = "Market"
+    chunks = list(with_actors(MARKETS, a=market(9)).snapshot())
+
+    with pytest.raises(
+        SnapshotRefused, match=r"Market\.title is gone and heading is new .*@upcast"
+    ):
+        Machine.restore(App(actors=[Renamed]), None, SEED, chunks)
 
 
 def test_parts_of_an_older_version_are_lifted_with_their_actor() -> None:

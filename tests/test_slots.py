@@ -95,7 +95,8 @@ def test_the_slots_about_snapshots_read_back_as_written() -> None:
     assert slots.unpack_take_snapshot(_read(slots.pack_take_snapshot(asked))) == asked
     for state in (taken, failed):
         assert slots.unpack_snapshot_state(_read(slots.pack_snapshot_state(state))) == state
-    assert slots.unpack_restore(_read(slots.pack_restore(9, 77))) == (9, 77)
+    for restore in ((9, 77, ""), (9, 0, "b\u00fcild 1")):
+        assert slots.unpack_restore(_read(slots.pack_restore(*restore))) == restore
     assert slots.unpack_discard(_read(slots.pack_discard(9))) == 9
     assert slots.unpack_snapshot_begun(_read(slots.pack_snapshot_begun(9, 4711))) == (9, 4711)
     ended = slots.pack_snapshot_ended(9, slots.ENDED_BY_SIGNAL)

@@ -228,7 +228,7 @@ class Session:
             [
                 *(sys.executable, "-P", "-m", "leftfold.tools", "run", self.app),
                 *("--dir", str(self.directory), *self.address),
-                *("--accept-build", "--no-snapshot-at-stop"),
+                *("--accept-build", "--unlisted", "--no-snapshot-at-stop"),
                 f"--end-with={os.getpid()}",
             ],
             cwd=self.root,

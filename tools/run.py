@@ -26,6 +26,7 @@ from ..runtime.hosts import numeric_address
 from ..runtime.identity import member_identity, open_identity
 from ..runtime.supervisor import Observer, Supervisor, read_status
 from ..shm import die_with_parent
+from .accepted import say_what_differs
 from .place import parse_command
 
 PLAIN_PROGRESS_S = 1.0
@@ -45,6 +46,7 @@ def run(
     retry: bool = False,
     accept_clock_step: bool = False,
     accept_build: bool = False,
+    old_sources: Path | None = None,
     handler_budget_ms: int = 1_000,
     drain_s: float = 10.0,
     snapshot_log_mib: float = SNAPSHOT_LOG_BYTES / MIB,
@@ -62,6 +64,7 @@ def run(
     insecure_i_know: bool = False,
     json: bool = False,
     end_with: Annotated[int | None, Parameter(show=False)] = None,
+    listed: Annotated[bool, Parameter(show=False, negative="--unlisted")] = True,
 ) -> int:
     """Run a replica of an app, in the foreground, until Ctrl-C.
 
@@ -87,7 +90,10 @@ def run(
     accept_clock_step
         Accept a wall clock that is far ahead of the log.
     accept_build
-        Replay entries that another build of the app wrote and no snapshot covers.
+        Replay entries that another build of the app wrote and no snapshot covers; what this one answers differently
+        is listed first, as far as that is known.
+    old_sources
+        With --accept-build: the directory with the sources of that other build, so that every answer is compared.
     handler_budget_ms
         Show the stack of a handler that runs for longer.
     drain_s
@@ -122,10 +128,16 @@ def run(
         Print each event as one JSON object on stdout.
     end_with
         The pid of the parent process; when it ends, so does the replica, at once.
+    listed
+        With --accept-build: list what is answered differently, unless the caller did.
     """
     if end_with is not None:
         die_with_parent(end_with)
-    load_app(app)
+    loaded = load_app(app)
+    if old_sources is not None and not accept_build:
+        raise OperatorError("--old-sources belongs to --accept-build: give that as well.")
+    if accept_build and listed:
+        say_what_differs(directory, app, loaded, old_sources, json=json)
     config = ReplicaConfig(
         directory=directory,
         app=app,

@@ -4,6 +4,11 @@ python -P -m leftfold.tools.trace outputs DIRECTORY APP SOURCES FIRST LAST
     a MARK for each entry: what it is, and the digest of all outputs up to it
 python -P -m leftfold.tools.trace entry DIRECTORY APP SOURCES INDEX
     a JSON line for each command of one entry, with its outputs
+python -P -m leftfold.tools.trace answers DIRECTORY APP SOURCES FIRST LAST
+    for each command of these entries, and each entry of timers: INDEX ORDINAL, a JSON line that says what it is, and one
+    with its outputs, with tabs between
+python -P -m leftfold.tools.trace build DIRECTORY APP SOURCES
+    the app's build
 python -P -m leftfold.tools.trace state DIRECTORY APP SOURCES INDEX [ORDINAL]
     a JSON line about the state there, then one for each actor, by type and key
 """
@@ -20,6 +25,7 @@ import msgspec
 from ..actors import App
 from ..actors.layout import EntryKind
 from ..actors.machine import Machine, Outputs
+from ..runtime.build import build_of
 from ..runtime.discovery import load_app
 from ..runtime.errors import OperatorError
 from .decoding import Line, lines_of
@@ -39,7 +45,15 @@ def main() -> int:
         app = load_app(name, Path(sources))
         history = open_history(Path(directory))
         numbers = [int(number) for number in rest]
-        verbs: dict[str, Any] = {"outputs": marks, "entry": commands, "state": actors}
+        if verb == "build":
+            sys.stdout.write(build_of(app, name.partition(":")[0]))
+            return 0
+        verbs: dict[str, Any] = {
+            "outputs": marks,
+            "entry": commands,
+            "answers": answers,
+            "state": actors,
+        }
         for piece in verbs[verb](history, app, *numbers):
             sys.stdout.buffer.write(piece)
         sys.stdout.buffer.flush()
@@ -68,19 +82,37 @@ def marks(history: History, app: App, first: int, last: int) -> Iterator[bytes]:
 def commands(history: History, app: App, index: int) -> Iterator[bytes]:
     """The commands of one entry with what each put out."""
     machine = fold(history, app, index - 1) if index > 1 else begin(history, app, 0)
+    for line, slots in _put_out(machine, history, index, index):
+        shown = [describe(slot, app) | {"raw": bytes(slot).hex()} for slot in slots]
+        yield _line(line | {"outputs": shown})
+
+
+def answers(history: History, app: App, first: int, last: int) -> Iterator[bytes]:
+    """What each command of a run of entries is, and what it put out."""
+    machine = begin(history, app, first - 1)
+    advance_to(machine, history, first - 1)
+    for line, slots in _put_out(machine, history, first, last):
+        if slots:
+            shown = msgspec.json.encode([describe(slot, app) for slot in slots])
+            said = msgspec.json.encode(line)
+            yield b"%d %d\t%b\t%b\n" % (line["index"], line["ordinal"], said, shown)
+
+
+def _put_out(
+    machine: Machine, history: History, first: int, last: int
+) -> Iterator[tuple[Line, list[memoryview]]]:
+    """Fold on through these entries: each command, with its output slots."""
     outputs = Outputs()
-    for entry, body in entries_between(history, index, index):
+    for entry, body in entries_between(history, first, last):
         apply(machine, entry, body, outputs)
-        lines = {line.get("ordinal", 0): line for line in lines_of(entry, body, app)}
+        lines = {line.get("ordinal", 0): line for line in lines_of(entry, body, machine.app)}
         found = by_ordinal(entry, body, bytes(outputs.egress))
+        outputs.egress.clear()
         if entry.kind != EntryKind.COMMANDS:
             whole = lines.pop(0)
             lines = {ordinal: whole | {"ordinal": ordinal} for ordinal in found or (0,)}
         for ordinal, line in lines.items():
-            shown = [
-                describe(slot, app) | {"raw": bytes(slot).hex()} for slot in found.get(ordinal, ())
-            ]
-            yield _line(line | {"outputs": shown})
+            yield line, found.get(ordinal, [])
 
 
 def actors(history: History, app: App, index: int, ordinal: int | None = None) -> Iterator[bytes]:

@@ -154,6 +154,8 @@ class Running:
                 self._say(id, f"is ready at {host}:{port}")
             case {"event": "warning" | "notice", "sentence": sentence}:
                 self._say(id, sentence)
+            case {"event": "accepted", "first": first, "last": last, "commands": count}:
+                self._say(id, f"refuses or fails {count} of entries {first} to {last}, as accepted")
             case {"event": "died", "process": process, "status": status}:
                 self._say(id, f"has lost its {process} process (status {status})")
             case _:
