@@ -222,7 +222,8 @@ class Raft:
         self._unapplied: deque[tuple[int, int]] = deque()
         self._unapplied_bytes = 0
 
-        # Effects that wait for ready().
+        # Effects that wait for ready(), and whether there can be any.
+        self._touched = True
         self._send_now: list[Message] = []
         self._send_waiting: deque[tuple[int, Message]] = deque()
         self._fetch: list[Fetch] = []
@@ -287,6 +288,7 @@ class Raft:
 
     def tick(self) -> None:
         """A fixed amount of time has passed."""
+        self._touched = True
         if self.role is Role.LEADER:
             self._tick_leader()
             return
@@ -310,6 +312,7 @@ class Raft:
             raise ProtocolViolation(
                 f"A message for replica {message.target} reached replica {self.id}."
             )
+        self._touched = True
         if self._observer is not None:
             self._observe(Happening.MESSAGE, message=message)
         if message.term > self.term:
@@ -421,6 +424,7 @@ class Raft:
         # The round is the next one to be sent: only a heartbeat sent after this call proves that
         # no newer leader had been elected before it.
         self._reads.append(_PendingRead(context, self.log.last, self._round + 1))
+        self._touched = True
         return True
 
     def transfer(self, target: int) -> bool:
@@ -434,6 +438,7 @@ class Raft:
         if self._peers[target].repairing:
             return False
         self._stop_transfer()
+        self._touched = True
         self._transfer_target = target
         self._election_elapsed = 0
         for progress in self._peers.values():
@@ -443,6 +448,7 @@ class Raft:
     def persisted(self, sequence: int) -> None:
         """The journal has synced every Persist up to `sequence`. May cover several."""
         assert sequence <= self._sequence, (sequence, self._sequence)
+        self._touched = True
         while self._writes and self._writes[0].sequence <= sequence:
             write = self._writes.popleft()
             self._persisted = write.sequence
@@ -475,6 +481,7 @@ class Raft:
         if progress is None or not progress.fetching:
             return
         progress.fetching = False
+        self._touched = True
         if (
             entries
             and entries[0].index == progress.next
@@ -491,6 +498,7 @@ class Raft:
         if (outgoing.snapshot.index, outgoing.fetching) != (index, offset):
             return
         outgoing.fetching = None
+        self._touched = True
         if not chunk:
             progress.needs_snapshot(self._stored)
             if progress.outgoing is not None:
@@ -504,6 +512,7 @@ class Raft:
         assert stored.index <= self._applied and stored.size > 0, (stored, self._applied)
         if self._stored is None or stored.index > self._stored.index:
             self._stored = stored
+            self._touched = True
 
     def compacted(self, first: int) -> None:
         """The journal has let go of everything below `first`; the newest snapshot covers it."""
@@ -511,6 +520,7 @@ class Raft:
         if first > self.log.first:
             self.log.compact(first)
             self._forget_configurations()
+            self._touched = True
 
     def snapshot_received(self, received: Received) -> bool:
         """The snapshot that came in chunks is whole, checked, and durable under its final name.
@@ -520,6 +530,7 @@ class Raft:
         """
         incoming, self._incoming = self._incoming, None
         index, term = received.index, received.term
+        self._touched = True
         if index <= self.commit or self.role is Role.LEADER:
             return False
         if self.role is not Role.FOLLOWER:
@@ -545,6 +556,8 @@ class Raft:
 
     def ready(self) -> Ready:
         """Everything to be done now, handed out once. See ready.py."""
+        if not self._touched:
+            return NOTHING
         if self.role is Role.LEADER and self._unsettled:
             self._settle_membership()
         if self.role is Role.LEADER:
@@ -560,6 +573,7 @@ class Raft:
         shown = (self.role, self.term, self.leader_id)
         role_changed = shown != self._shown
         term_to_start = self.role is Role.LEADER and not self._term_start_index
+        self._touched = term_to_start
         restore, self._restore = self._restore, None
         repaired, self._repaired = self._repaired, False
         other_membership = self.membership is not self._shown_membership
@@ -951,6 +965,7 @@ class Raft:
             self._adopt_membership()
 
     def _append(self, entries: tuple[Entry, ...]) -> None:
+        self._touched = True
         self.log.append(entries)
         for entry in entries:
             self._unapplied.append((entry.index, len(entry.body)))

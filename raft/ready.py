@@ -1,7 +1,8 @@
 """What the core wants done: the only way out of it. And the contract of the shell that does it.
 
-`Raft.ready()` returns one `Ready`. Each is handed out once and must be carried out whole; what it
-asks for is not repeated. Its field names are invariant I4, "persist before promise":
+`Raft.ready()` returns one `Ready` with everything there is to do. Each is handed out once and must
+be carried out whole; what it asks for is not repeated, and without another input there is none. Its
+field names are invariant I4, "persist before promise":
 
     send_now             promises nothing that is not durable already: send, also while the disk works
     persist              hand to the journal; when it is durable, call Raft.persisted(sequence)
