@@ -20,7 +20,7 @@ from typing import Any
 from attrs import define, field
 
 from ..raft import CONFIGURATION, HardState, Membership, Raft, Ready, Role, Stored
-from ..shm import Consumer, Counters, Producer
+from ..shm import Consumer, Counters, Inputs, Producer
 from . import slots
 from .administration import Administration
 from .agent import Ends
@@ -52,6 +52,9 @@ TICK_NS = 10_000_000
 REPORT_NS = 100_000_000
 HAND_OVER_NS = NS_PER_S
 READ_RUN_BYTES = 1024 * 1024
+INPUTS = ("read", "persisted", "applied", "receive", "bulk_receive", "ingress")
+READ, PERSISTED, APPLIED, RECEIVE, BULK_RECEIVE, INGRESS = (1 << at for at in range(len(INPUTS)))
+"""The rings that consensus reads, and the bit of each in one look at all of them."""
 ROLES = (Role.FOLLOWER, Role.PRE_CANDIDATE, Role.CANDIDATE, Role.LEADER)
 """A role's place here is what the counter `role` shows."""
 
@@ -79,6 +82,7 @@ class Consensus:
     raft: Raft = field(init=False)
     recovered: slots.Recovered | None = field(default=None, init=False)
     log_time: LogTime | None = field(default=None, init=False)
+    inputs: Inputs = field(init=False)
     separator: Separator = field(init=False)
     controls: Controls = field(init=False)
     persisting: Persisting = field(init=False)
@@ -129,39 +133,64 @@ class Consensus:
         self.controls = Controls(self.send)
         self.persisting = Persisting(self.producers["persist"])
         self.tick_ns = TICK_NS if self.config.peer_address else TICK_ALONE_NS
-        names = ("persisted", "applied", "receive", "bulk_receive", "read")
+        inputs = tuple(self.consumers[name] for name in INPUTS)
+        self.inputs = Inputs(inputs)
         room = (self.apply, self.persisting.ring, self.send)
-        self.watched_full = (*(self.consumers[name] for name in names[:-1]), *room)
-        self.watched_replay = (*(self.consumers[name] for name in names), *room)
-        self.watched_serving = (*self.watched_replay, self.ingress)
+        self.watched_full = (*inputs[1:-1], *room)
+        self.watched_replay = (*inputs[:-1], *room)
+        self.watched_serving = (*inputs, *room)
 
     def work(self) -> int:
-        """One turn over every ring that this process reads."""
+        """One turn over every ring that has something, and over what follows from it.
+
+        A command alone pays for each call here three times, so what the clock or a change of state can wake is asked for
+        by a comparison first.
+        """
         self.no_room = False
-        done = self._take_read()
+        ready = self.inputs.ready()
+        done = self._take_read() if ready & READ else 0
         if self.recovered is None:
             return done
-        done += self.persisting.flush() + self._take_persisted() + self._take_applied()
+        if self.persisting.waiting:
+            done += self.persisting.flush()
+        if ready & PERSISTED:
+            done += self._take_persisted()
+        if ready & APPLIED:
+            done += self._take_applied()
         if self.build is None:
             return (
                 done  # No term is opened, and nothing replayed, before logic has said under what.
             )
         now_ns = self.clock.monotonic_ns()
-        for name in ("receive", "bulk_receive"):
-            done += self.peering.take(self.consumers[name], now_ns)
-        if now_ns >= self.next_tick_ns:
-            self.raft.tick()
-            self.next_tick_ns = now_ns + self.tick_ns
-            self._compare_digests(now_ns)
-            publish_fill(self.counters, self.consumers)
-        done += self._take_ingress(now_ns) + self._propose_time(now_ns)
+        if ready & RECEIVE:
+            done += self.peering.take(self.consumers["receive"], now_ns)
+        if ready & BULK_RECEIVE:
+            done += self.peering.take(self.consumers["bulk_receive"], now_ns)
+        due = now_ns >= self.next_tick_ns
+        if due:
+            self._tick(now_ns)
+        if ready & INGRESS:
+            done += self._take_ingress(now_ns)
+        if self.deadline_ns is not None:
+            done += self._propose_time(now_ns)
         done += self._carry_out() + self._feed(now_ns)
-        if self.serving:
+        if self.serving and (due or self.points.wanted is not None):
             done += self._make_room(now_ns) + self.upkeep.take_snapshot(now_ns)
             done += self.upkeep.discard()
-        done += self.peering.flush() + self.controls.flush()
-        self._announce(now_ns)
+        if self.peering.telling:
+            done += self.peering.flush()
+        if self.controls.waiting:
+            done += self.controls.flush()
+        if self.drained or not self.serving:
+            self._announce(now_ns)
         return done
+
+    def _tick(self, now_ns: int) -> None:
+        self.raft.tick()
+        self.next_tick_ns = now_ns + self.tick_ns
+        self._compare_digests(now_ns)
+        self._leave_if_removed()
+        publish_fill(self.counters, self.consumers)
 
     def ends(self) -> Ends:
         """Everything that it reads, but no input that there is no room for."""
@@ -195,11 +224,11 @@ class Consensus:
         if not run:
             return 0
         index = durable_bytes = 0
-        self._take_applied()  # What a snapshot holds was applied, and said to be, before it was written.
         for kind, tag, slot in slots.slots_of(run):
             if kind == slots.PERSISTED:
                 _, index, durable_bytes = slots.unpack_persisted(slot)
             elif kind == slots.SNAPSHOT_STATE:
+                self._take_applied()  # What it holds was applied, and said to be, before.
                 self.upkeep.snapshot_ended(slots.unpack_snapshot_state(slot))
             elif kind == slots.RECEIVED:
                 self.upkeep.received(unpack_received(slot))
@@ -333,8 +362,9 @@ class Consensus:
             self.counters.counters["refused"].add(count)
 
     def _query_bytes(self) -> int:
-        waiting = sum(len(run) for _, run in self.feed.readable)
-        return waiting + sum(len(run) for run in self.queries.values())
+        readable, queries = self.feed.readable, self.queries
+        waiting = sum(len(run) for _, run in readable) if readable else 0
+        return waiting + sum(len(run) for run in queries.values()) if queries else waiting
 
     def _take_queries(self, run: bytes) -> None:
         if self.leader:
@@ -514,8 +544,8 @@ class Consensus:
             if ready.term_to_start:
                 self._start_term()
         if done:
-            self._show()
-        self._leave_if_removed()
+            self.counters.counters["commit_index"].set(self.raft.commit)
+            self._leave_if_removed()
         return done
 
     def _give(self, ready: Ready) -> None:
@@ -526,15 +556,11 @@ class Consensus:
         for read in ready.reads:
             self.feed.readable.append((read.index, self.queries.pop(read.context)))
 
-    def _show(self) -> None:
-        counters, raft = self.counters.counters, self.raft
-        counters["commit_index"].set(raft.commit)
+    def _role_changed(self) -> None:
+        raft, counters = self.raft, self.counters.counters
         counters["term"].set(raft.term)
         counters["role"].set(ROLES.index(raft.role))
         counters["leader"].set(raft.leader_id)
-
-    def _role_changed(self) -> None:
-        raft = self.raft
         self.divergence.forget()
         if raft.role is not Role.LEADER and self.leader:
             self._lose_office()
@@ -624,13 +650,17 @@ class Consensus:
 
     def _feed(self, now_ns: int) -> int:
         """Committed entries, the queries that waited for them, and at the end the drain."""
-        if self.drained or not self._may_feed():
-            return 0
-        done = 0
         if not self.skips_told:
+            if not self._may_feed():
+                return 0
             self._tell_skips()
-        done += self.feed.give(leads=self.leader)
-        if self.draining and self._is_quiet() and self._has_handed_over(now_ns):
+        done = self.feed.give(leads=self.leader) if self.feed.pending and not self.drained else 0
+        if (
+            self.draining
+            and not self.drained
+            and self._is_quiet()
+            and self._has_handed_over(now_ns)
+        ):
             self.drained = self.apply.write(slots.pack_drain())
             if self.drained and self.config.snapshot_at_stop and self.feed.fed > self.points.taken:
                 self.points.want(slots.AT_STOP)
@@ -639,7 +669,7 @@ class Consensus:
 
     def _may_feed(self) -> bool:
         """A replica that is alone has its skips committed before anything is replayed."""
-        if self.skips_told or not self._is_alone:
+        if not self._is_alone:
             return True
         return self.serve_from is not None and self.feed.feedable >= self.serve_from
 

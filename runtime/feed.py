@@ -79,6 +79,11 @@ class Feed:
 
     # Giving
 
+    @property
+    def pending(self) -> bool:
+        """Whether there is anything that logic lacks."""
+        return self.fed < self.feedable or bool(self.readable) or self.restore is not None
+
     def give(self, *, leads: bool) -> int:
         """As much as there is and has room; how many things."""
         done = 0

@@ -186,10 +186,14 @@ class Journal:
             self.current.sync()
             self._unsynced = False
 
+    @property
+    def _is_marked(self) -> bool:
+        return self._marked or self.current.room < RECORD_HEADER_BYTES
+
     def mark(self) -> bool:
         """Note behind the last batch that it was synced; unsynced itself, and overwritten by the
         next batch."""
-        if self._marked or self._unsynced or self.current.room < RECORD_HEADER_BYTES:
+        if self._is_marked or self._unsynced:
             return False
         current, contents = self.current, self.contents
         offset = current.offset
@@ -203,6 +207,13 @@ class Journal:
     def prepare(self) -> bool:
         """Do a piece of the work that makes later writes fast; False when all is done."""
         return self.mark() or self.current.fill() or self.spare.fill()
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether `prepare` has nothing to do."""
+        current, spare = self.current, self.spare
+        filled = current.filled >= current.size and (spare.refused or spare.filled >= spare.size)
+        return filled and self._is_marked
 
     def keep_ahead(self) -> bool:
         """Under load: a piece of `prepare`, if the spare would otherwise not be ready in time."""

@@ -49,6 +49,9 @@ READ_PIECE_BYTES = 256 * 1024
 PARK_NS = 100_000_000
 SPOOLING_PARK_NS = 5_000_000
 """While the thread works: nothing wakes the loop when it is done."""
+QUIET_NS = 5_000_000
+"""So long after a batch nothing is prepared but what is urgent: the next command of a client that waits for each answer
+would find the disk at work for something else."""
 LOOK_EVERY_NS = 1_000_000_000
 LOOK_EVERY_BYTES = 1024 * 1024
 _ENTRY_HEAD = struct.Struct("<IHHQ")
@@ -113,6 +116,10 @@ class JournalProcess:
     spool: Spool = field(init=False)
     room: Room = field(init=False)
     _persist_bytes: int = field(default=0, init=False)
+    _uncounted: list[tuple[int, int, int]] = field(
+        factory=lambda: list[tuple[int, int, int]](), init=False
+    )
+    """Bytes, and the times of write and sync, of what was written and is not in the figures yet."""
     _durable: bytes = field(default=b"", init=False)
     """The PERSISTED slot that did not fit yet; a later one says all that it says."""
     _tellings: "deque[bytes]" = field(factory=lambda: deque[bytes](), init=False)
@@ -133,6 +140,7 @@ class JournalProcess:
     """Snapshots that the spool was told of, and has not told the outcome of."""
     _discard: int = field(default=0, init=False)
     """Nobody needs anything below this index."""
+    _wrote_ns: int = field(default=0, init=False)
     _look_due_ns: int = field(default=0, init=False)
     _unlooked_bytes: int = field(default=0, init=False)
 
@@ -169,8 +177,10 @@ class JournalProcess:
             if done:
                 self.journal.keep_ahead()
                 return done
-            self._look(self.clock.monotonic_ns())
-            return int(self.journal.prepare()) or self._tell()
+            now_ns = self.clock.monotonic_ns()
+            self._look(now_ns)
+            quiet = now_ns - self._wrote_ns >= QUIET_NS
+            return int(quiet and self.journal.prepare()) or self._tell()
         except JournalFailed as failure:
             self._fail(failure.tag, failure.sentence)
             raise
@@ -183,8 +193,10 @@ class JournalProcess:
         return self._ends
 
     def sleep_ns(self) -> int:
-        """Nothing here is due by itself, unless the thread is about to be done."""
-        return SPOOLING_PARK_NS if self._undecided else PARK_NS
+        """Nothing here is due by itself, unless the thread is about to be done, or a quiet moment is to be used."""
+        if self._undecided:
+            return SPOOLING_PARK_NS
+        return PARK_NS if self.journal.is_prepared else QUIET_NS
 
     def close(self) -> None:
         """Mark the end and close the journal: the last batch need not be written again at the next
@@ -204,8 +216,11 @@ class JournalProcess:
         if written:
             held = self.journal.contents
             self._durable = slots.pack_persisted(held.last_term, held.last, self._persist_bytes)
+            self._tell()  # Clients wait for this, and for nothing that follows here.
+            self._count()
             self._unlooked_bytes += size
-            self._look(self.clock.monotonic_ns())
+            self._wrote_ns = self.clock.monotonic_ns()
+            self._look(self._wrote_ns)
         return 1
 
     def _carry_out(self, run: memoryview) -> bool:
@@ -249,7 +264,8 @@ class JournalProcess:
             part.release()
         written_ns = self.clock.monotonic_ns()
         self.journal.sync()
-        self._count(size, written_ns - started_ns, self.clock.monotonic_ns() - written_ns)
+        synced_ns = self.clock.monotonic_ns()
+        self._uncounted.append((size, written_ns - started_ns, synced_ns - written_ns))
 
     # A snapshot from the leader
 
@@ -480,15 +496,17 @@ class JournalProcess:
         slot = slots.HEADER.pack(slots.HEADER_BYTES + len(text), slots.FAILED, tag) + text
         self.persisted.write(slot + bytes(-len(slot) % 8))
 
-    def _count(self, size: int, write_ns: int, fsync_ns: int) -> None:
+    def _count(self) -> None:
+        written, self._uncounted = self._uncounted, []
         if self.counters is None:
             return
         counters, histograms = self.counters.counters, self.counters.histograms
-        counters["batches"].add()
-        counters["bytes"].add(size)
-        counters["syncs"].add()
+        for size, write_ns, fsync_ns in written:
+            counters["batches"].add()
+            counters["bytes"].add(size)
+            counters["syncs"].add()
+            histograms["write_ns"].record(write_ns)
+            histograms["fsync_ns"].record(fsync_ns)
+            histograms["batch_bytes"].record(size)
         counters["durable_index"].set(self.journal.contents.last)
         counters["segments"].set(self.journal.segments)
-        histograms["write_ns"].record(write_ns)
-        histograms["fsync_ns"].record(fsync_ns)
-        histograms["batch_bytes"].record(size)

@@ -52,7 +52,7 @@ class Peering:
     serves: dict[int, str] = field(factory=dict[int, str], init=False)
     """Where the replicas that are linked serve clients."""
     dropped: int = field(default=0, init=False)
-    _telling: bytes = field(default=b"", init=False)
+    telling: bytes = field(default=b"", init=False)
     """The PEERS slot that `send` had no room for yet."""
     _build: str = field(default="", init=False)
     _fetches: dict[int, Fetch] = field(factory=dict[int, Fetch], init=False)
@@ -79,13 +79,13 @@ class Peering:
         if not self._build:
             return
         peers = slots.Peers(self._build, self.any_build, self.addresses())
-        self._telling = slots.pack_peers(peers)
+        self.telling = slots.pack_peers(peers)
         self.flush()
 
     def flush(self) -> int:
         """Say what could not be said before."""
-        if self._telling and self.send.write(self._telling):
-            self._telling = b""
+        if self.telling and self.send.write(self.telling):
+            self.telling = b""
             return 1
         return 0
 

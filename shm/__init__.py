@@ -28,7 +28,7 @@ from .errors import (
     UsedAfterClose,
     UsedAfterFork,
 )
-from .ring import CONSUMER_FIGURES, Consumer, Producer, format_ring, padded, ring_bytes
+from .ring import CONSUMER_FIGURES, Consumer, Inputs, Producer, format_ring, padded, ring_bytes
 from .segment import Segment, leftovers, remove_leftovers
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "DoorbellFailed",
     "Histogram",
     "HistogramSnapshot",
+    "Inputs",
     "LayoutMismatch",
     "Producer",
     "Reason",

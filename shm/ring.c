@@ -486,6 +486,12 @@ int ring_ready(struct ring_end *end) {
     return end->capacity - (end->position - head) >= end->wanted;
 }
 
+uint64_t ring_ready_of(struct ring_end **ends, uint32_t count) {
+    uint64_t ready = 0;
+    for (uint32_t i = 0; i < count; i++) ready |= (uint64_t)ring_ready(ends[i]) << i;
+    return ready;
+}
+
 void ring_served(struct ring_end *end) {
     if (end->role == RING_PRODUCER) stop_waiting(end);
 }

@@ -123,6 +123,10 @@ struct ring_figures {
 };
 void ring_record(struct ring_end *end, const struct ring_figures *figures);
 
+/* Which of these ends have something to do: bit i for ends[i], of at most 64. Each belongs to this
+ * thread. One call instead of a peek at each. */
+uint64_t ring_ready_of(struct ring_end **ends, uint32_t count);
+
 #ifndef CFFI_CDEF
 /* For C alone. ring_ready: is there something to do at this end? Only for the thread that owns the
  * end. A consumer is ready when there are bytes, a producer when it found the ring full and now

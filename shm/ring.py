@@ -237,3 +237,21 @@ class Consumer(_End):
         answer = lib.ring_release(self.handle, size)
         if answer < 0:
             _fail(-answer)
+
+
+@define(eq=False)
+class Inputs:
+    """The rings that one process reads, looked at in one call."""
+
+    consumers: tuple[Consumer, ...]
+    _ends: CData = field(init=False, repr=False)
+    _count: int = field(init=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        assert len(self.consumers) <= 64, "one bit for each"
+        self._count = len(self.consumers)
+        self._ends = ffi.new("struct ring_end *[]", [end.handle for end in self.consumers])
+
+    def ready(self) -> int:
+        """Bit i is set if consumers[i] has something to read."""
+        return lib.ring_ready_of(self._ends, self._count)
