@@ -1,7 +1,7 @@
-"""Deaths and power cuts at each step that a snapshot takes on its way to disk, in a real replica.
+"""Deaths and power cuts at each step that a snapshot takes on its way to disk, and the log into a new segment, in a real replica.
 
-The journal's thread that writes snapshots is held, by strace, where it enters a chosen system call; so the moment is exact,
-and everything else goes on. Then somebody is killed, or everything stands still and the disk below is copied. Whatever it
+The journal's thread that writes snapshots, or the one that writes the log, is held, by strace, where it enters a chosen system
+call; so the moment is exact, and everything else goes on. Then somebody is killed, or everything stands still and the disk below is copied. Whatever it
 was: the replica comes back by itself, knows every text that it acknowledged, once, and its state is, byte for byte, what
 the whole log makes; for which every segment is linked to another place before it goes.
 """
@@ -21,7 +21,7 @@ import pytest
 from asking import Line, line
 from disks import cut_power, loop_disk, mounted
 from replica import RunningReplica, leavings, replica, wait_until
-from test_replica_snapshots import COUNT, control, keep, newest, processes_of, take_snapshot
+from test_replica_snapshots import COUNT, KEEP, control, keep, newest, processes_of, take_snapshot
 
 from leftfold.actors.layout import Status
 from leftfold.actors.limits import Limits
@@ -53,6 +53,9 @@ NUMBERS = {
     "rename": 82,
     "fsync": 74,
     "unlink": 87,
+    "pwritev2": 328,
+    "ftruncate": 77,
+    "fallocate": 285,
 }
 
 STEPS = {
@@ -71,6 +74,17 @@ WITH_CHILD = ("begun", "in the middle of the file")
 DEATHS = [(step, victim) for step in STEPS for victim in ("logic", "journal", "supervisor")] + [
     (step, "child") for step in WITH_CHILD
 ]
+ROLL = {
+    "its head and first batch are written": ("pwritev2", 1),
+    "they are synced": ("fdatasync", 1),
+    "it has its name": ("rename", 1),
+    "its name is durable": ("fsync", 1),
+    "the one before is cut": ("ftruncate", 1),
+    "the second batch is written": ("pwritev2", 2),
+    "the second batch is synced": ("fdatasync", 2),
+    "the next spare has its space": ("fallocate", 1),
+}
+"""A new segment, before …: the calls of the thread that writes the log, from a quiet moment with no room for a batch."""
 FIVE = ("supervisor", *PROCESSES)
 
 
@@ -124,6 +138,110 @@ def test_a_power_cut_at_each_step(tmp_path: Path, step: str) -> None:
         _check(other / "replica", client.session, kept)
 
 
+@pytest.mark.parametrize("victim", ["journal", "supervisor"])
+@pytest.mark.parametrize("step", ROLL)
+def test_kill_9_at_each_step_of_a_new_segment(directory: Path, step: str, victim: str) -> None:
+    with _rolling(directory, step) as (running, client, kept, release):
+        running.kill(victim)
+        if victim == "supervisor":
+            running.process.wait()  # Then the kernel has sent the others their SIGKILL.
+        release()  # Who has one does no call any more.
+        if victim == "journal":
+            running.wait_for("ready", generation=2)
+            running.kill("supervisor")
+        running.process.wait()
+    _check(directory, client.session, kept, snapshots=1)
+
+
+@pytest.mark.parametrize("step", ROLL)
+def test_a_power_cut_at_each_step_of_a_new_segment(tmp_path: Path, step: str) -> None:
+    image, disk = tmp_path / "image", tmp_path / "disk"
+    with (
+        loop_disk(image, disk, DISK_BYTES),
+        _rolling(disk / "replica", step) as (running, client, kept, release),
+    ):
+        for process in FIVE:
+            os.kill(running.pid(process), signal.SIGSTOP)
+        cut_power(image, tmp_path / "copy")
+        release()
+        running.end()
+    with mounted(tmp_path / "other", "-o", "loop", str(tmp_path / "copy")) as other:
+        _check(other / "replica", client.session, kept, snapshots=1)
+
+
+@contextlib.contextmanager
+def _rolling(
+    directory: Path, step: str
+) -> Generator[tuple[RunningReplica, Line, int, Callable[[], None]]]:
+    """A replica whose log goes into its second segment, how many texts it has acknowledged; two more are on their way."""
+    call, nth = ROLL[step]
+    with replica(directory, APP, limits=LIMITS) as running, line(running) as client:
+        kept = _fill_segment(directory, client)
+        os.sync()
+        journal = running.pid("journal")
+        tracing = _hold(journal, call, nth, directory.with_suffix(".strace"))
+
+        def release() -> None:
+            tracing.kill()
+            tracing.wait()
+
+        try:
+            for request in (kept + 1, kept + 2):
+                client.command(request, KEEP, "a", 2, text="x" * TEXT_BYTES)
+                if not _answered(client, journal, call):
+                    break
+                kept += 1
+            wait_until(lambda: _stands_at(journal, call), f"the thread comes to {call}")
+            yield running, client, kept, release
+        finally:
+            release()
+
+
+def _fill_segment(directory: Path, client: Line) -> int:
+    """Keep texts until the first segment has no room for one more; how many. Then nothing is left to do but to roll."""
+    kept = 0
+    first, spare = directory / "journal/00000001.log", directory / "journal/spare.tmp"
+    while True:
+        history = open_history(directory)
+        if LIMITS.segment_bytes - history.extents[1].end < TEXT_BYTES:
+            break
+        kept = _keep_more(client, kept, 1)
+    wait_until(lambda: _zeroed(first) and _zeroed(spare), "the spare is ready")
+    assert open_history(directory).segments.keys() == {1}
+    return kept
+
+
+def _zeroed(path: Path) -> bool:
+    """No hole in it: all that is prepared ahead is there."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return os.lseek(file.fileno(), 0, os.SEEK_HOLE) >= LIMITS.segment_bytes
+    return False
+
+
+def _answered(client: Line, thread: int, call: str) -> bool:
+    """Whether a command is answered, before the thread stands where it is held."""
+    client.socket.setblocking(False)
+    try:
+        return (
+            wait_until(
+                lambda: "held" if _stands_at(thread, call) else _received(client),
+                "an answer, or not",
+            )
+            != "held"
+        )
+    finally:
+        client.socket.setblocking(True)
+
+
+def _received(client: Line) -> str:
+    try:
+        reply = client.receive()
+    except BlockingIOError:
+        return ""
+    assert isinstance(reply, frames.Reply) and reply.status == Status.OK, reply
+    return "answered"
+
+
 @contextlib.contextmanager
 def _at(
     directory: Path, step: str
@@ -168,25 +286,32 @@ def _keep_more(client: Line, kept: int, count: int) -> int:
     return kept + count
 
 
-def _check(directory: Path, session: bytes, kept: int, warnings: int = 0) -> None:
-    """Nothing lost, nothing doubled; the next snapshot counts; and the state is that of the whole log."""
+def _check(
+    directory: Path, session: bytes, kept: int, warnings: int = 0, snapshots: int = 2
+) -> None:
+    """Nothing lost, nothing doubled; the next snapshot counts; and the state is that of the whole log.
+
+    Where the replica was in the middle of its log, one command that was not answered may be in it or not.
+    """
     with replica(directory, APP, limits=LIMITS) as running, line(running, session) as client:
-        assert isinstance(client.opened, frames.Reply) and client.opened.last_request == kept
+        assert isinstance(client.opened, frames.Reply)
+        assert kept <= client.opened.last_request <= kept + (snapshots == 1)
+        kept = client.opened.last_request
         client.send(frames.query(COUNT, session, 1, b"a", msgspec.msgpack.encode({})))
         answer = client.receive()
         assert isinstance(answer, frames.Answer)
         assert msgspec.msgpack.decode(answer.body)["texts"] == kept
         assert len(running.events("warning")) == warnings, running.output()
-        snapshots = directory / "snapshots"
-        assert list(snapshots.glob("*.tmp")) == []
+        place = directory / "snapshots"
+        assert list(place.glob("*.tmp")) == []
         _keep_more(client, kept, 1)
         take_snapshot(running)
         _link_segments(directory)
         client.close()
         assert running.stop() == 0
     _link_segments(directory)
-    assert len(list_snapshots(snapshots)) == 2
-    index = list_snapshots(snapshots)[-1][0]
+    assert len(list_snapshots(place)) == snapshots
+    index = list_snapshots(place)[-1][0]
     assert b"".join(contents(newest(directory))) == _fold_of_all(directory, index)
 
 
