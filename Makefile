@@ -24,9 +24,9 @@ check: build
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
-	@for source in $(wildcard shm/*.c runtime/*.c actors/*.c); do \
+	@for source in $(wildcard shm/*.c runtime/*.c actors/*.c tools/*.c); do \
 		echo "cc $$source"; \
-		$(CC) -std=gnu11 -O3 -Wall -Wextra -Werror -fvisibility=hidden -fsyntax-only \
+		$(CC) -std=gnu11 -O3 -Wall -Wextra -Werror -fvisibility=hidden -fsyntax-only -Ishm \
 			-DPy_LIMITED_API=0x030B0000 -I$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))') \
 			$$source || exit 1; \
 	done

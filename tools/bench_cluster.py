@@ -374,7 +374,7 @@ def away(directory: Path, sizes: Sizes) -> dict[str, Any]:
         "missed": sizes.away,
         "full_per_s": full["per_second"],
         "two_replicas_per_s": missed["per_second"],
-        "pace_per_s": joining.burst * len(joining.lanes) * 1000,
+        "pace_per_s": round(joining.rhythm.per_second),
         "rate_before_per_s": before,
         "rate_during_per_s": [round(rate) for rate in stretches],
         "kept_percent": 100 * min(stretches) / before,

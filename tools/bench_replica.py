@@ -48,7 +48,7 @@ def ledger(place: Path, commands: int) -> Figures:
         assert not rate["failures"] and not rate["refused"], rate
         busy_s = _handler_seconds(child.directory)
         alone = load.latency("127.0.0.1", child.port, commands=2000)
-        python = _python_client(child.port, commands // 10)
+        python = python_client(child.port, commands // 10)
         child.kill()
         child = Child(LEDGER_APP, child.directory)
         restart_s = _start(child)
@@ -151,7 +151,8 @@ def _handler_seconds(directory: Path) -> float:
     return histogram.sum / 1e9
 
 
-def _python_client(port: int, commands: int) -> float:
+def python_client(port: int, commands: int) -> float:
+    """What one BlockingClient reaches."""
     with BlockingClient("127.0.0.1", port) as client:
         client.ask("python", Deposit("from", 10**9))
         client.ask("python", Deposit("to", 1))

@@ -1,13 +1,15 @@
 """How fast a ring carries messages from one Python process to another, beside other Python queues.
 
-    python -m leftfold.tools.bench_ring [--messages N] [--runs N] [--json]
+    python -m leftfold.tools.bench_ring [--messages N] [--native-messages N] [--runs N] [--json]
 
 Each system sends the same 32-byte messages, made before the clock starts; the receiver reads one
 field of every message in a plain loop and the sum is checked. The clock runs at the receiver, from
 the word "go" to the last message. All systems take turns within a run, so that a slow moment of the
 machine strikes all; the figure of a system is the median of its runs.
 
-Left to others: latency, and sizes other than the one that commands have as a rule.
+Beside them, in the same runs: C processes through a ring, and the Disruptor's threads (ring_native.py).
+
+Left to others: latency (ring_latency.py), and sizes other than the one that commands have as a rule.
 """
 
 import argparse
@@ -36,10 +38,14 @@ from ..shm import (
     ring_bytes,
     unlink_semaphore,
 )
+from . import ring_native
+from .progress import Advance
 
 MESSAGE = struct.Struct("<IHHQ16x")
 FIELD = struct.Struct("<8xQ16x")
 BATCH = 256
+MESSAGES = 2_000_000
+NATIVE_MESSAGES = 100_000_000
 CAPACITY = 1 << 20
 RING_OFFSET = 4096
 SPIN_NS = 20_000
@@ -203,15 +209,26 @@ def systems() -> dict[str, tuple[Callable[[int], float], int]]:
     return found
 
 
-def run(messages: int, runs: int) -> dict[str, Any]:
+def run(
+    messages: int,
+    runs: int,
+    native_messages: int = NATIVE_MESSAGES,
+    done: Advance = lambda at: None,
+) -> dict[str, Any]:
     """Measure every system `runs` times: messages per second, and how much faster the ring is.
 
     The slower systems get a fifth or a twentieth of the messages, so that a run ends.
     """
     rates: dict[str, list[float]] = {}
-    for _ in range(runs):
+    native: dict[str, list[float]] = {}
+    missing: dict[str, str] = {}
+    for at in range(runs):
         for name, (measure_system, part) in systems().items():
             rates.setdefault(name, []).append(measure_system(max(BATCH, messages // part)))
+        found, missing = ring_native.measure(native_messages)
+        for name, rate in found.items():
+            native.setdefault(name, []).append(rate)
+        done(at + 1)
     medians = {name: statistics.median(found) for name, found in rates.items()}
     return {
         "message_bytes": MESSAGE.size,
@@ -224,12 +241,20 @@ def run(messages: int, runs: int) -> dict[str, Any]:
             name: medians[RING] / rate for name, rate in medians.items() if name != RING
         },
         "absent": [] if find_spec("faster_fifo") else ["faster-fifo"],
+        "native": {
+            "message_bytes": 8,
+            "batch": ring_native.BATCH,
+            "messages": native_messages,
+            "messages_per_s": {name: statistics.median(found) for name, found in native.items()},
+            "messages_per_s_runs": native,
+            "absent": missing,
+        },
     }
 
 
 def show(found: dict[str, Any]) -> None:
-    """Print the figures as a table."""
-    table = Table("from process to process", "messages/s", "the ring is faster by")
+    """Print the figures as tables."""
+    table = Table("from Python process to Python process", "messages/s", "the ring is faster by")
     for name, rate in found["messages_per_s"].items():
         ratio = found["ring_is_faster_by"].get(name)
         table.add_row(name, f"{rate:,.0f}", "" if ratio is None else f"{ratio:.1f} times")
@@ -237,16 +262,24 @@ def show(found: dict[str, Any]) -> None:
     console.print(table)
     for name in found["absent"]:
         console.print(f"{name} is absent: pip install {name}")
+    native = found["native"]
+    table = Table(f"8 bytes in batches of {native['batch']}", "messages/s")
+    for name, rate in native["messages_per_s"].items():
+        table.add_row(name, f"{rate:,.0f}")
+    console.print(table)
+    for name, reason in native["absent"].items():
+        console.print(f"not measured: {name}: {reason}")
 
 
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--messages", type=int, default=2_000_000)
+    parser.add_argument("--messages", type=int, default=MESSAGES)
+    parser.add_argument("--native-messages", type=int, default=NATIVE_MESSAGES)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     arguments = parser.parse_args()
-    found = run(arguments.messages, arguments.runs)
+    found = run(arguments.messages, arguments.runs, arguments.native_messages)
     if arguments.json:
         print(json.dumps(found, indent=2))
     else:

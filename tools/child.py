@@ -1,4 +1,4 @@
-"""A replica as a child process: `leftfold run --json`, its events, and how to end it.
+"""A replica as a child process: `leftfold run --json`, its events, and how to end it; and any other program as one.
 
 The child ends with this process, whatever happens to it. Its stderr goes where ours goes, unless a
 file is given.
@@ -22,6 +22,15 @@ from .status import is_leftfold
 
 GONE_S = 30.0
 POLL_S = 0.01
+START = (
+    "import os, sys; from leftfold.shm import die_with_parent; "
+    "die_with_parent(int(sys.argv[1])); os.execv(sys.argv[2], sys.argv[2:])"
+)
+
+
+def ending_with_us(command: list[str]) -> list[str]:
+    """The command that runs this one, whose program is a path, and has the kernel end it with this process."""
+    return [sys.executable, "-P", "-c", START, str(os.getpid()), *command]
 
 
 @define

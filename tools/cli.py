@@ -42,6 +42,7 @@ COMMANDS = (
     ("backup", "Copy a replica, also while it runs, to a directory or a tar."),
     ("restore", "Make a new replica out of a backup, as it was at any index in it."),
     ("schema", "Write an app's schema to a file, and say what a change of it would break."),
+    ("bench", "Measure a ring, or a replica, on this machine, beside what else is installed."),
     ("doctor", "Check whether this machine can run a replica well."),
 )
 
@@ -54,7 +55,7 @@ cli = App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
-GROUPS = {"log": "logs", "schema": "schemas"}
+GROUPS = {"bench": "benches", "log": "logs", "schema": "schemas"}
 """Commands with commands below them: the name of the group in the file."""
 
 FILES = {"trace": "follow"}

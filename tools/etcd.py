@@ -8,12 +8,10 @@ are on loopback, everything is in the given directory, and the nodes end with th
 import base64
 import http.client
 import json
-import os
 import select
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from typing import Any
 from attrs import define, field
 
 from ..runtime.errors import OperatorError
+from .child import ending_with_us
 from .cluster import free_ports
 
 NODES = 3
@@ -30,10 +29,6 @@ STALLED_S = 30.0
 KEYS = 1000
 PUT = "/v3/kv/put"
 HEADERS = {"Content-Type": "application/json"}
-START = (
-    "import os, sys; from leftfold.shm import die_with_parent; "
-    "die_with_parent(int(sys.argv[1])); os.execv(sys.argv[2], sys.argv[2:])"
-)
 
 
 def program() -> str | None:
@@ -81,7 +76,7 @@ class Etcd:
             with (self.directory / f"n{number}.txt").open("wb") as output:
                 self.processes.append(
                     subprocess.Popen(
-                        [sys.executable, "-P", "-c", START, str(os.getpid()), etcd, *arguments],
+                        ending_with_us([etcd, *arguments]),
                         stdin=subprocess.DEVNULL,
                         stdout=output,
                         stderr=output,
