@@ -67,6 +67,7 @@ class EntryKind(IntEnum):
     TIME = 2
     SKIP = 3
     CONFIGURATION = 4
+    CHECK = 5
 
 
 class Status(IntEnum):

@@ -24,11 +24,12 @@ from ..shm import Consumer, Counters, Inputs, Producer
 from . import slots
 from .administration import Administration
 from .agent import Ends
+from .agreement import HAND_OVER_NS, Agreement
 from .clock import Clock, LogTime
 from .config import NS_PER_S, ReplicaConfig
 from .controls import Controls, status
-from .digests import unpack_digests
-from .divergence import Divergence, Verdict, letters, sentence
+from .digests import unpack_digests, unpack_state_digest
+from .divergence import Divergence
 from .errors import OperatorError
 from .feed import ENTRY_OVERHEAD_BYTES, Feed
 from .identity import Identity
@@ -38,6 +39,7 @@ from .persisting import Persisting
 from .recovered import IN_FLIGHT_ENTRIES_MAX, log_of, raft_config
 from .separation import Refusal, Separator
 from .snapshot_points import SnapshotPoints
+from .state_checks import CHECK, StateChecks
 from .tail import Tail
 from .transfer_slots import unpack_received
 from .upkeep import Upkeep
@@ -45,12 +47,11 @@ from .upkeep import Upkeep
 COMMANDS, TIME, SKIP = 0, 2, 3
 """The kinds of entries that are proposed here; Raft itself opens each term and changes the members."""
 
-assert CONFIGURATION not in (COMMANDS, TIME, SKIP)
+assert CONFIGURATION not in (COMMANDS, TIME, SKIP, CHECK)
 
 TICK_ALONE_NS = 50_000_000
 TICK_NS = 10_000_000
 REPORT_NS = 100_000_000
-HAND_OVER_NS = NS_PER_S
 READ_RUN_BYTES = 1024 * 1024
 INPUTS = ("read", "persisted", "applied", "receive", "bulk_receive", "ingress")
 READ, PERSISTED, APPLIED, RECEIVE, BULK_RECEIVE, INGRESS = (1 << at for at in range(len(INPUTS)))
@@ -90,6 +91,8 @@ class Consensus:
     feed: Feed = field(init=False)
     peering: Peering = field(init=False)
     divergence: Divergence = field(init=False)
+    states: StateChecks = field(init=False)
+    agreement: Agreement = field(init=False)
     upkeep: Upkeep = field(init=False)
     administration: Administration = field(init=False)
     build: str | None = field(default=None, init=False)
@@ -109,8 +112,6 @@ class Consensus:
     serving: bool = field(default=False, init=False)
     draining: bool = field(default=False, init=False)
     hand_over_until_ns: int = field(default=0, init=False)
-    odd: Verdict | None = field(default=None, init=False)
-    """What this leader has put out is not what the others have: it hands over, and stops."""
     drained: bool = field(default=False, init=False)
     settled: bool = field(default=False, init=False)
     no_room: bool = field(default=False, init=False)
@@ -175,7 +176,7 @@ class Consensus:
             done += self._propose_time(now_ns)
         done += self._carry_out() + self._feed(now_ns)
         if self.serving and (due or self.points.wanted is not None):
-            done += self._make_room(now_ns) + self.upkeep.take_snapshot(now_ns)
+            done += self._make_room(now_ns) + self._take_snapshot(now_ns)
             done += self.upkeep.discard()
         if self.peering.telling:
             done += self.peering.flush()
@@ -188,7 +189,8 @@ class Consensus:
     def _tick(self, now_ns: int) -> None:
         self.raft.tick()
         self.next_tick_ns = now_ns + self.tick_ns
-        self._compare_digests(now_ns)
+        if not self._is_alone:
+            self.agreement.compare(now_ns)
         self._leave_if_removed()
         publish_fill(self.counters, self.consumers)
 
@@ -255,6 +257,8 @@ class Consensus:
                 self.feed.applied(self.applied_index)
             elif kind == slots.DIGESTS:
                 self.divergence.applied(*unpack_digests(slot))
+            elif kind == slots.STATE_DIGEST:
+                self.states.digested(*unpack_state_digest(slot))
             elif kind == slots.BUILD:
                 self._take_build(slots.text_of(slot))
             else:
@@ -431,12 +435,16 @@ class Consensus:
             or not self._may_propose_time()
             or self.time_entry > self.applied_index
             or self.deadline_ns > self.log_time.at(now_ns)
-            or self.persisting.room() < 4 * ENTRY_OVERHEAD_BYTES
-            or self.raft.refusal() is not None
+            or not self._has_room_for_a_mark()
         ):
             return 0
         self.time_entry = self._propose(TIME, b"", now_ns)
         return 1
+
+    def _has_room_for_a_mark(self) -> bool:
+        """For an entry without a body."""
+        roomy = self.persisting.room() >= 4 * ENTRY_OVERHEAD_BYTES
+        return roomy and self.raft.refusal() is None
 
     def _read_index(self, run: bytes) -> None:
         if not self.feed.heard:
@@ -491,7 +499,7 @@ class Consensus:
             self.feed.give(leads=False)
 
     def _surround(self) -> None:
-        self.divergence = Divergence(self.raft)
+        self.divergence, self.states = Divergence(self.raft), StateChecks(self.raft)
         own = {self.identity.replica_id: self.config.peer_address}
         alone = own if self.config.peer_address and not self.identity.joining else {}
         self.peering = Peering(
@@ -503,6 +511,7 @@ class Consensus:
             self.config.any_build,
             self.report,
             self.divergence,
+            self.states,
         )
         self.upkeep = Upkeep(
             self.raft,
@@ -523,6 +532,14 @@ class Consensus:
             self.peering,
             self.upkeep,
             self.controls,
+        )
+        self.agreement = Agreement(
+            self.raft,
+            self.divergence,
+            self.states,
+            self.peering,
+            self.administration,
+            self.points,
         )
 
     def _carry_out(self) -> int:
@@ -561,7 +578,7 @@ class Consensus:
         counters["term"].set(raft.term)
         counters["role"].set(ROLES.index(raft.role))
         counters["leader"].set(raft.leader_id)
-        self.divergence.forget()
+        self.agreement.forget()
         if raft.role is not Role.LEADER and self.leader:
             self._lose_office()
         if self.config.peer_address and raft.role in (Role.LEADER, Role.FOLLOWER):
@@ -570,9 +587,7 @@ class Consensus:
 
     def _lose_office(self) -> None:
         """What was proposed and what was asked is refused: whoever asked, asks the next leader."""
-        if self.odd is not None:
-            found, expected = self.odd.found[self.raft.id], self.odd.expected
-            raise OperatorError(sentence(self.raft.id, self.odd.index, found, expected))
+        self.agreement.lost_office()
         self.hand_over_until_ns = 0
         self.leader = False
         self.log_time = None
@@ -615,36 +630,6 @@ class Consensus:
                 f"Replica {raft.id} is no member of the cluster any more, and has stopped: remove its directory, or "
                 "let it join again under a new id with an empty one."
             )
-
-    def _compare_digests(self, now_ns: int) -> None:
-        """Whoever has put out something else than the majority stops (divergence.py)."""
-        odd = self.peering.told_odd
-        if odd is not None:
-            raise OperatorError(sentence(self.raft.id, odd.index, odd.found, odd.expected))
-        if self._is_alone:
-            return
-        told = self.divergence.to_tell()
-        if told is not None:
-            self.peering.say(told)
-        verdict = self.divergence.look() if self.raft.role is Role.LEADER else None
-        if verdict is None:
-            return
-        for letter in letters(self.raft, verdict):
-            self.peering.say(letter)
-        if self.raft.id in verdict.odd:
-            self._stop_as_odd(verdict, now_ns)
-
-    def _stop_as_odd(self, verdict: Verdict, now_ns: int) -> None:
-        """The leader itself: it hands over first, if there is anybody whose word counts."""
-        if verdict.expected is not None and not self.hand_over_until_ns:
-            self.hand_over_until_ns = now_ns + HAND_OVER_NS
-            heir = self.administration.heir(verdict.odd)
-            if heir and self.raft.transfer(heir):
-                self.odd = verdict
-                return
-        if verdict.expected is None or now_ns >= self.hand_over_until_ns:
-            found = verdict.found[self.raft.id]
-            raise OperatorError(sentence(self.raft.id, verdict.index, found, verdict.expected))
 
     # What logic gets
 
@@ -696,6 +681,14 @@ class Consensus:
             if not heir or not self.raft.transfer(heir):
                 return True
         return now_ns >= self.hand_over_until_ns
+
+    def _take_snapshot(self, now_ns: int) -> int:
+        if not self._is_alone and self.upkeep.due() is not None:
+            can = self._may_propose_time() and self._has_room_for_a_mark()
+            check = (lambda: self._propose(CHECK, b"", now_ns)) if can else None
+            if not self.agreement.checked(check, self.feed.fed):
+                return 0
+        return self.upkeep.take_snapshot(now_ns)
 
     def _make_room(self, now_ns: int) -> int:
         if self.draining or not self._is_quiet() or self.applied_index < self.feed.fed:

@@ -4,8 +4,8 @@ Each follower tells the leader its digests as it applies; the leader compares th
 differ, the majority of the voters decides: the odd replica stops, naming the entry and both values. A leader that is the odd one
 hands over first. Without a majority all stop, since nobody can tell who is right.
 
-The digests chain over all outputs, so a replica that once was different stays so; one that differs in state alone shows when
-that state first reaches an output. Kept are the last WINDOW entries; what a replica tells of older ones is passed over.
+The digests chain over all outputs, so a replica that once was different stays so; one that differs in state alone is found by
+state_checks.py. Kept are the last WINDOW entries; what a replica tells of older ones is passed over.
 """
 
 from collections.abc import Iterable
@@ -29,6 +29,8 @@ class Verdict:
     found: dict[int, int]
     expected: int | None
     odd: frozenset[int]
+    of_state: bool = False
+    """It is the digests of the whole state that differ, not those of the outputs."""
 
 
 @define(eq=False)
@@ -131,20 +133,27 @@ class Divergence:
         for peer, through in self.agreed.items():
             if through >= index:
                 found[peer] = own
-        voters = raft.membership.voters
-        counted = [value for id, value in found.items() if id in voters]
-        for value in set(counted):
-            if 2 * counted.count(value) > len(voters):
-                odd = frozenset(id for id, other in found.items() if other != value)
-                return Verdict(index, found, value, odd)
-        silent = voters - found.keys()
-        if any(self._is_heard(id) for id in silent):
-            return None  # It will say.
-        return Verdict(index, found, None, frozenset(found))
+        return judge(raft, index, found)
 
-    def _is_heard(self, peer: int) -> bool:
-        progress = self.raft.progress.get(peer)
-        return progress is not None and progress.is_heard(4 * self.raft.config.election_ticks)
+
+def judge(
+    raft: Raft, index: int, found: dict[int, int], *, of_state: bool = False
+) -> Verdict | None:
+    """What the majority of the voters has at an entry where two replicas differ; None: somebody who matters has yet to say."""
+    voters = raft.membership.voters
+    counted = [value for id, value in found.items() if id in voters]
+    for value in set(counted):
+        if 2 * counted.count(value) > len(voters):
+            odd = frozenset(id for id, other in found.items() if other != value)
+            return Verdict(index, found, value, odd, of_state)
+    if any(_is_heard(raft, id) for id in voters - found.keys()):
+        return None  # It will say.
+    return Verdict(index, found, None, frozenset(found), of_state)
+
+
+def _is_heard(raft: Raft, peer: int) -> bool:
+    progress = raft.progress.get(peer)
+    return progress is not None and progress.is_heard(4 * raft.config.election_ticks)
 
 
 def letters(raft: Raft, verdict: Verdict) -> Iterable[Odd]:
@@ -152,18 +161,22 @@ def letters(raft: Raft, verdict: Verdict) -> Iterable[Odd]:
     for peer in sorted(verdict.odd - {raft.id}):
         found = verdict.found[peer]
         expected = found if verdict.expected is None else verdict.expected
-        yield Odd(raft.id, peer, raft.term, verdict.index, found, expected)
+        yield Odd(raft.id, peer, raft.term, verdict.index, found, expected, verdict.of_state)
 
 
-def sentence(id: int, index: int, found: int, expected: int | None) -> str:
+def sentence(
+    id: int, index: int, found: int, expected: int | None, *, of_state: bool = False
+) -> str:
     """Why this replica stops."""
     if expected is None or expected == found:
+        what = "hold different states" if of_state else "have put out different things"
         return (
-            f"The replicas have put out different things at entry {index} (here the digest is {found:08x}), and there is no "
-            "majority that would say who is right: all stop. `leftfold diff` of two directories shows the command."
+            f"The replicas {what} at entry {index} (here the digest is {found:08x}), and there is no majority that would "
+            "say who is right: all stop. `leftfold diff` of two directories shows the command."
         )
+    what = "holds another state than" if of_state else "has put out something else than"
     return (
-        f"Replica {id} has put out something else than the majority at entry {index}: its digest there is {found:08x}, theirs "
-        f"{expected:08x}. It has stopped; `leftfold diff` of its directory and another's shows the command. Its state is not "
+        f"Replica {id} {what} the majority at entry {index}: its digest there is {found:08x}, theirs {expected:08x}. "
+        "It has stopped; `leftfold diff` of its directory and another's shows the command. Its state is not "
         "to be trusted: let it join again under a new id with an empty directory."
     )

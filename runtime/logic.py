@@ -22,12 +22,14 @@ from ..actors.machine import Machine, Outputs
 from ..shm import Consumer, Counters, Doorbell, Producer, monotonic_ns
 from . import slots
 from .agent import Ends
-from .digests import DIGESTS_MAX, pack_digests
+from .digests import DIGESTS_MAX, pack_digests, pack_state_digest
 from .errors import OperatorError
 from .legible import check_legible
 from .pieces import pieces
 from .position import APPLYING, IDLE, QUERYING, RUNNING, Position
 from .snapshot_child import SnapshotChild
+from .state_checks import CHECK
+from .state_child import StateChild
 
 APPLY_RUN_BYTES = 512 * 1024
 COLLECT_EVERY_BYTES = 1024 * 1024
@@ -46,6 +48,7 @@ class Logic:
     rebuild: Callable[[Iterable[bytes]], Machine]
     """Makes the machine that wrote a snapshot, from its content."""
     child: SnapshotChild
+    state_child: StateChild
     position: Position
     apply: Consumer
     restore: Consumer
@@ -73,8 +76,8 @@ class Logic:
 
     def work(self) -> int:
         """Apply one run of the ring, entry by entry."""
-        if self.child.pid:
-            self._ask_after_the_child()
+        if self.child.pid or self.state_child.pid:
+            self._ask_after_the_children()
         run = self.apply.peek(APPLY_RUN_BYTES)
         if not run:
             return 0
@@ -139,8 +142,11 @@ class Logic:
         if not self.digests:
             self.digests_first = entry.index
         self.digests.append(self.machine.digest)
-        if not tag & slots.REPLAY and self.replaying:
-            self._settle()
+        if not tag & slots.REPLAY:
+            if self.replaying:
+                self._settle()
+            if entry.kind == CHECK:
+                self.state_child.begin(self.machine)
         egress = self.outputs.egress
         if egress and not tag & (slots.REPLAY | slots.SILENT):
             self._write(self.egress, egress)
@@ -188,10 +194,13 @@ class Logic:
     def _tell_journal(self, slot: bytes) -> None:
         self._write(self.snapshot, slot)
 
-    def _ask_after_the_child(self) -> None:
+    def _ask_after_the_children(self) -> None:
         status = self.child.ended()
         if status is not None:
             self._tell_journal(slots.pack_snapshot_ended(self.child.index, status))
+        digested = self.state_child.ended()
+        if digested is not None:
+            self._write(self.applied, pack_state_digest(*digested))
 
     def _restore(self, index: int, content_bytes: int, build: str) -> None:
         """Take the state of `index` from the journal. Raises OperatorError if this code cannot."""

@@ -23,9 +23,10 @@ from ..raft import (
 )
 from ..shm import Consumer, Producer
 from . import raft_messages, slots
-from .digests import Digests, Odd
+from .digests import Digests, Odd, StateDigest
 from .divergence import Divergence
 from .persisting import Persisting
+from .state_checks import StateChecks
 from .transfer_slots import ReadChunk, pack_read_chunk, unpack_chunk
 
 MESSAGE_FIXED_BYTES = 128
@@ -45,6 +46,7 @@ class Peering:
     any_build: bool
     report: Callable[[dict[str, Any]], None]
     divergence: Divergence
+    states: StateChecks
     told_odd: Odd | None = field(default=None, init=False)
     """The leader says that this replica is not what the others are."""
     low: bool = field(default=False, init=False)
@@ -124,7 +126,7 @@ class Peering:
             last = (entry.index, entry.term)
         yield _append(message, previous, run)
 
-    def say(self, message: Digests | Odd) -> None:
+    def say(self, message: Digests | StateDigest | Odd) -> None:
         """What the runtime itself has to say to another replica; lost like the others."""
         self.dropped += not self.send.write(raft_messages.encode(message))
 
@@ -187,6 +189,8 @@ class Peering:
         match message:
             case Digests():
                 self.divergence.told(message)
+            case StateDigest():
+                self.states.heard(message)
             case Odd():
                 if message.source == self.raft.leader_id and message.term == self.raft.term:
                     self.told_odd = message

@@ -281,6 +281,7 @@ def _run_logic(handed: Handed) -> int:
     from .logic import Logic
     from .position import Position
     from .snapshot_child import SnapshotChild
+    from .state_child import StateChild
 
     directory = handed.config.directory
     app = load_app(handed.config.app, Path(handed.config.app_directory))
@@ -310,6 +311,7 @@ def _run_logic(handed: Handed) -> int:
             build,
             f"leftfold: snapshot {directory}",
         ),
+        StateChild(f"leftfold: state digest {directory}"),
         position,
         attachment.consumers["apply"],
         attachment.consumers["restore"],

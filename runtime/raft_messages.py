@@ -34,7 +34,7 @@ from ..raft.messages import (
     TimeoutNow,
 )
 from . import slots
-from .digests import Digests, Odd
+from .digests import Digests, Odd, StateDigest
 from .errors import LeftfoldError
 
 NUMBER_MAX = (1 << 62) - 1
@@ -82,13 +82,14 @@ LAYOUTS = (
     _layout(8, InstallSnapshotReply, "last_index offset", "done refused"),
     _layout(9, TimeoutNow, ""),
     _layout(10, Digests, "first", tail="digests"),
-    _layout(11, Odd, "index found expected"),
+    _layout(11, Odd, "index found expected", "state"),
+    _layout(12, StateDigest, "index digest"),
 )
 _BY_KIND = {layout.kind: layout for layout in LAYOUTS}
 _BY_TAG = {layout.tag: layout for layout in LAYOUTS}
 
 
-Said = Message | Digests | Odd
+Said = Message | Digests | StateDigest | Odd
 """What replicas say to each other: Raft's messages, and the runtime's own beside them."""
 
 

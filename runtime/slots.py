@@ -23,7 +23,7 @@ TAKE_SNAPSHOT, SNAPSHOT_STATE, DISCARD, BUILD, CONTROL, ROOM = 46, 47, 48, 49, 5
 SNAPSHOT_BEGUN, SNAPSHOT_ENDED = 52, 53
 PEER, PEERS, LINK = 45, 54, 55
 READ_DONE, READ_CHUNK, CHUNK, STORE_CHUNK, RECEIVED, RESTART = 56, 57, 58, 59, 60, 61
-DIGESTS = 62
+DIGESTS, STATE_DIGEST = 62, 63
 
 REPLAY, SILENT = 1, 2
 """Bits of an ENTRY's tag: this replica has it from an earlier life; it does not lead. Either way the entry is applied, and

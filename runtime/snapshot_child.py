@@ -93,7 +93,7 @@ def _be_the_child(
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.nice(NICENESS)
         setproctitle(child.title)
-        _keep_only({child.socket.fileno(), waiting})
+        keep_only({child.socket.fileno(), waiting})
         os.read(waiting, 1)  # It ends when the journal knows.
         os.close(waiting)
         status = _write(child, machine, asked)
@@ -103,7 +103,7 @@ def _be_the_child(
         os._exit(status)
 
 
-def _keep_only(descriptors: set[int]) -> None:
+def keep_only(descriptors: set[int]) -> None:
     """Let go of the lock, of the supervisor's pipe and of whatever else logic has open."""
     kept = sorted(descriptors)
     for low, high in zip([2, *kept], [*kept, os.sysconf("SC_OPEN_MAX")], strict=True):

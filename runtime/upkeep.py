@@ -52,7 +52,7 @@ class Upkeep:
 
     def take_snapshot(self, now_ns: int) -> int:
         """Tell logic to write its state, when that is due, behind what it was given."""
-        reason = self.points.due(share=self._share())
+        reason = self.due()
         if reason is None or self.feed.restoring:
             return 0
         fed = self.feed.fed
@@ -67,6 +67,10 @@ class Upkeep:
             self.asker = None
         self.report({"snapshotting": fed})
         return 1
+
+    def due(self) -> int | None:
+        """Why a snapshot is to be taken now; None if none is."""
+        return self.points.due(share=self._share())
 
     def _share(self) -> float:
         """Replicas do not fork all at once, and the leader last."""

@@ -22,8 +22,10 @@ from leftfold.raft import (
     Role,
 )
 from leftfold.runtime.client import Client
-from leftfold.runtime.digests import Digests, pack_digests, unpack_digests
+from leftfold.runtime.digests import Digests, StateDigest, pack_digests, unpack_digests
 from leftfold.runtime.divergence import Divergence, letters, sentence
+from leftfold.runtime.slots import CONTROL_SNAPSHOT
+from leftfold.runtime.state_checks import KEPT, StateChecks
 
 
 def leading() -> Raft:
@@ -112,6 +114,41 @@ def test_without_a_majority_all_are_odd() -> None:
     assert (verdict.expected, verdict.odd) == (None, frozenset({1, 2, 3}))
 
 
+def checks(index: int, own: int, **told: int) -> StateChecks:
+    """A leader of three, replica 1, whose log reaches as far as it may be told of."""
+    found = StateChecks(leading())
+    for at in range(index):
+        assert found.raft.start_term(at) if not at else found.raft.propose(0, b"", at)
+    found.digested(index, own)
+    for peer, digest in told.items():
+        found.heard(StateDigest(int(peer[1:]), 1, 1, index, digest))
+    return found
+
+
+def test_states_that_differ_are_judged_like_outputs() -> None:
+    assert checks(3, 10, r2=10, r3=10).look() is None
+    assert checks(3, 10, r2=11).look() is None, "the third has not said anything"
+    for found, odd, expected in (
+        (checks(3, 10, r2=11, r3=10), {2}, 10),
+        (checks(3, 99, r2=10, r3=10), {1}, 10),
+        (checks(3, 1, r2=2, r3=3), {1, 2, 3}, None),
+    ):
+        verdict = found.look()
+        assert verdict is not None and verdict.of_state
+        assert (verdict.index, verdict.odd, verdict.expected) == (3, odd, expected)
+    assert "holds another state than the majority at entry 3" in sentence(
+        2, 3, 11, 10, of_state=True
+    )
+
+
+def test_what_is_told_of_states_is_bounded_and_of_entries_that_there_are() -> None:
+    found = checks(1, 10)
+    for index in range(1, 3 * KEPT):
+        found.heard(StateDigest(2, 1, 1, index, 5))
+        found.digested(index, 5)
+    assert set(found.told) == {1} and len(found.own) == KEPT
+
+
 def stray(running: Cluster, id: int) -> None:
     """Make one replica put out something else, and find that it stops while the others go on."""
 
@@ -140,3 +177,39 @@ def test_a_replica_that_strays_stops_and_the_others_go_on(tmp_path: Path, who: s
         leader = running.leader()
         follower = next(id for id in running.replicas if id != leader)
         stray(running, leader if who == "leader" else follower)
+
+
+@pytest.mark.xdist_group("serial")
+@pytest.mark.campaign
+@pytest.mark.parametrize("who", ["follower", "leader"])
+def test_a_fault_that_reaches_no_output_is_found_in_the_state(tmp_path: Path, who: str) -> None:
+    """With the leader's next snapshot; one replica has its own state from a snapshot, and that is no difference."""
+    with cluster(tmp_path, "straying:app") as running:
+
+        async def step(client: Client) -> Seen:
+            return await client.ask("a", Step())
+
+        before = ask(running, step)
+        leader = running.leader()
+        follower, restored = (id for id in running.replicas if id != leader)
+        running.control(restored, CONTROL_SNAPSHOT)
+        wait_until(lambda: running.counters(restored)["snapshot_index"], "a snapshot counts")
+        running.kill(restored)
+        running.start(restored)
+        running.wait_ready(restored)
+        running.control(leader, CONTROL_SNAPSHOT)
+        wait_until(lambda: running.counters(leader)["snapshot_index"], "a snapshot of all alike")
+
+        odd = leader if who == "leader" else follower
+        (running.path(odd) / "drift").touch()
+        ask(running, step)
+        running.agree()  # All that they have put out is the same.
+        running.control(leader, CONTROL_SNAPSHOT)
+        process = running.replicas[odd].process
+        wait_until(lambda: process.poll() is not None, f"the odd one stops: {running.output()}")
+
+        assert process.wait(DEADLINE_S) == 1
+        said = running.replicas[odd].output()
+        assert f"Replica {odd} holds another state than the majority at entry" in said
+        assert running.leader(set(running.replicas) - {odd}) != odd
+        assert ask(running, step) == Seen(value=before.value + 2)

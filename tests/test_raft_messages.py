@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from leftfold.raft import messages
 from leftfold.raft.messages import AppendEntries, Entry, Heartbeat, InstallSnapshot
 from leftfold.runtime import raft_messages, slots
-from leftfold.runtime.digests import Digests, Odd
+from leftfold.runtime.digests import Digests, Odd, StateDigest
 from leftfold.runtime.raft_messages import Malformed, check, decode, encode
 
 NUMBERS = st.integers(0, raft_messages.NUMBER_MAX)
@@ -52,7 +52,12 @@ def unpadded(slot: bytes) -> bytes:
 
 
 def test_every_message_of_raft_has_a_layout() -> None:
-    assert {layout.kind for layout in raft_messages.LAYOUTS} == {*KINDS, Digests, Odd}
+    assert {layout.kind for layout in raft_messages.LAYOUTS} == {
+        *KINDS,
+        Digests,
+        StateDigest,
+        Odd,
+    }
     for layout in raft_messages.LAYOUTS:
         names = {*layout.numbers, layout.tail} - {""}
         assert names == {field.name for field in attrs.fields(layout.kind)}

@@ -24,6 +24,7 @@ NAMES = {
     EntryKind.TIME: "time",
     EntryKind.SKIP: "skip",
     EntryKind.CONFIGURATION: "configuration",
+    EntryKind.CHECK: "check",
 }
 SESSION_KINDS = {SlotType.OPEN: "open", SlotType.CLOSE: "close"}
 KINDS = ("command", *SESSION_KINDS.values(), *NAMES.values())

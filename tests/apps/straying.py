@@ -14,7 +14,7 @@ class Seen:
 
 @message(id=951)
 class Step(Command[Seen]):
-    """Count one; or two, where the replica's directory holds a file named `stray`."""
+    """Count one; or two, where the replica's directory holds a file named `stray`. One named `drift` changes what nobody is told."""
 
 
 @actor(id=95, key=str)
@@ -22,12 +22,15 @@ class Walker:
     """Counts steps."""
 
     value: int = 0
+    hidden: int = 0
+    """Reaches no output."""
 
     @handler
     def step(self, command: Step, context: Context) -> Seen:
         title = Path("/proc/self/cmdline").read_bytes().rstrip(b"\0").decode()
         directory = Path(title.rpartition(" ")[2])
         self.value += 2 if (directory / "stray").exists() else 1
+        self.hidden += (directory / "drift").exists()
         return Seen(value=self.value)
 
 
