@@ -39,7 +39,7 @@ The shell (leftfold.runtime's consensus process) owns the clock, the rings and t
 """
 
 from .config import Config
-from .core import Damage, Raft, Received
+from .core import OWN_DISK_TIMEOUTS, Damage, Raft, Received
 from .errors import (
     ConfigurationError,
     ConfigurationUnreadable,
@@ -74,6 +74,7 @@ from .transfer import Stored
 
 __all__ = [
     "CONFIGURATION",
+    "OWN_DISK_TIMEOUTS",
     "TERM_START",
     "AppendEntries",
     "AppendEntriesReply",

@@ -34,7 +34,8 @@ write, one AppendEntries per peer, one round of heartbeats for all queries.
   then anchors its log time to. Until then, `propose` and `read_index` refuse. The leader's
   heartbeats run meanwhile, so nothing but the first entry waits.
 * `Ready.apply` covers what is committed *and durable here*, so a shell can always read it back
-  from its own journal, and logic never runs ahead of the disk beneath it.
+  from its own journal, and logic never runs ahead of the disk beneath it. A leader whose disk
+  keeps what is committed waiting for long hands over to a replica whose disk has it.
 * A configuration counts while it is in the log, committed or not (§6). So this replica remembers
   each one that its log holds, and those that a truncation may bring back. Entries of that kind
   need no clock: they carry the log time of the entry before them.
@@ -79,6 +80,9 @@ from .quorum import Quorum, agreed, lost, won
 from .ready import NOTHING, Fetch, FetchChunk, Persist, Read, Ready, Restart, SnapshotChunk
 from .role import Role
 from .transfer import Incoming, Stored, checksum
+
+OWN_DISK_TIMEOUTS = 4
+"""For so many election time-outs a leader's disk may keep a committed entry waiting."""
 
 
 @frozen
@@ -196,6 +200,9 @@ class Raft:
         self._term_start_index = 0
         self._transfer_target = 0
         self._transfer_sent = False
+        # What was committed before this leader's own disk had it, and for how long it has waited.
+        self._awaited = 0
+        self._awaited_ticks = 0
         self._reads: deque[_PendingRead] = deque()
         self._round = 0
 
@@ -817,7 +824,7 @@ class Raft:
         self.role = Role.LEADER
         self.leader_id = self.id
         self._reset_timers()
-        self._round = 0
+        self._round = self._awaited = 0
         self._peers = {}
         self._meet_peers()
         if self._observer is not None:
@@ -1212,6 +1219,29 @@ class Raft:
             self._heartbeat_elapsed = 0
             self._broadcast_heartbeat()
             self._dismiss()
+        self._watch_own_disk()
+
+    def _watch_own_disk(self) -> None:
+        """Thesis §10.2.1 lets the others commit before this disk; logic here waits for it (I6).
+
+        So a disk that hangs would hang every client, though a majority could serve them. One that
+        keeps a committed entry waiting for long costs its replica the office (thesis §3.10).
+        """
+        if self._durable_last >= self._awaited:
+            self._awaited, self._awaited_ticks = self.commit, 0
+            return
+        self._awaited_ticks += 1
+        if self._awaited_ticks < OWN_DISK_TIMEOUTS * self.config.election_ticks:
+            return
+        self._awaited_ticks = 0
+        ahead = [
+            (self._peers[peer].match, -peer)
+            for peer in self.membership.voters - {self.id}
+            if self._peers[peer].match >= self._awaited
+            and self._peers[peer].is_heard(self.config.election_ticks)
+        ]
+        if ahead:
+            self.transfer(-max(ahead)[1])
 
     def _broadcast_heartbeat(self) -> None:
         for peer, progress in self._peers.items():

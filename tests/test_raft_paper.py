@@ -10,6 +10,7 @@ from raft_cluster import Cluster
 from raft_samples import ELECTION_TICKS, append, entry, lead, log_of, raft_with, take
 
 from leftfold.raft import (
+    OWN_DISK_TIMEOUTS,
     TERM_START,
     AppendEntries,
     AppendEntriesReply,
@@ -842,6 +843,48 @@ def test_a_leader_hands_over_to_a_peer_that_has_its_whole_log() -> None:
     assert cluster.propose(2, b"after") == 4
     cluster.settle()
     assert cluster.raft(2).commit == 4
+
+
+def test_a_leader_whose_own_disk_hangs_hands_over_to_one_that_has_what_is_committed() -> None:
+    """Thesis §10.2.1: "The leader may even commit an entry before it has been written to its own
+    disk, if a majority of followers have written it to their disks; this is still safe." Logic
+    waits for this disk, so clients would wait with it: another leader serves them (§3.10)."""
+    cluster = Cluster(3)
+    cluster.elect(1)
+    assert cluster.propose(1, b"hung") == 2
+
+    def settle_but_the_disk_of_1() -> None:
+        while cluster.wire or any(cluster.replicas[id].disk.pending for id in (2, 3)):
+            wire, cluster.wire = cluster.wire, []
+            for message in wire:
+                cluster.deliver(message)
+            for id in (2, 3):
+                cluster.sync(id)
+
+    settle_but_the_disk_of_1()
+    assert (cluster.raft(1).commit, cluster.raft(1).durable) == (2, 1)
+    for _ in range(OWN_DISK_TIMEOUTS * ELECTION_TICKS):
+        assert cluster.raft(1).role is Role.LEADER
+        cluster.tick(1)
+        settle_but_the_disk_of_1()
+    cluster.tick(1)
+    settle_but_the_disk_of_1()
+
+    assert cluster.leader in (2, 3) and cluster.raft(1).role is Role.FOLLOWER
+    assert cluster.raft(cluster.leader).commit == 3, "what was committed, and the new term's first"
+    assert cluster.raft(1).durable == 1
+
+
+def test_a_leader_whose_disk_is_slow_stays_in_office() -> None:
+    """Each entry comes to its disk late, none of them for too long."""
+    cluster = Cluster(3)
+    cluster.elect(1)
+    for _ in range(4 * OWN_DISK_TIMEOUTS):
+        assert cluster.propose(1, b"slow") is not None
+        for _ in range(ELECTION_TICKS):
+            cluster.tick(1)
+        cluster.settle()
+    assert (cluster.leader, cluster.raft(1).term) == (1, 1)
 
 
 def test_a_leader_whose_target_does_not_take_over_goes_on() -> None:
