@@ -27,6 +27,7 @@ from .errors import OperatorError
 from .legible import check_legible
 from .pieces import pieces
 from .position import APPLYING, IDLE, QUERYING, RUNNING, Position
+from .quarantines import Quarantines
 from .snapshot_child import SnapshotChild
 from .state_checks import CHECK
 from .state_child import StateChild
@@ -66,10 +67,12 @@ class Logic:
     written_under: str = field(default="", init=False)
     """The build under which what is replayed was written; empty if nobody knows."""
     skips: list[tuple[int, int]] = field(factory=list[tuple[int, int]], init=False)
+    quarantines: Quarantines = field(init=False)
     watched: Ends = field(init=False)
     watched_restoring: Ends = field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self.quarantines = Quarantines(self.counters.counters["quarantined"], self.report)
         self.watched = (self.apply,)
         self.watched_restoring = (self.restore,)
         self._write(self.applied, slots.pack_build(self.build))
@@ -78,6 +81,8 @@ class Logic:
         """Apply one run of the ring, entry by entry."""
         if self.child.pid or self.state_child.pid:
             self._ask_after_the_children()
+        if not self.replaying:
+            self.quarantines.look(self.machine)
         run = self.apply.peek(APPLY_RUN_BYTES)
         if not run:
             return 0

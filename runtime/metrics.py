@@ -26,7 +26,7 @@ _SCHEMAS = {
         histograms=("write_ns", "fsync_ns", "batch_bytes"),
     ),
     LOGIC: Schema(
-        counters=("entries", "applied_index", "waits_for_space", "snapshots"),
+        counters=("entries", "applied_index", "waits_for_space", "snapshots", "quarantined"),
         histograms=("apply_ns", "fork_ns"),
     ),
 }

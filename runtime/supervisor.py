@@ -40,8 +40,8 @@ from .position import Position
 from .topology import GATEWAY, JOURNAL, LOGIC, PROCESSES
 
 Observer = Callable[[str, dict[str, Any]], None]
-"""Told of every step: (event, facts). Events: starting, restoring, replaying, ready, role, snapshot, warning, notice, died,
-overrun, draining, snapshotting, parked, stopped."""
+"""Told of every step: (event, facts). Events: starting, restoring, replaying, ready, role, snapshot, warning, notice, quarantined,
+died, overrun, draining, snapshotting, parked, stopped."""
 
 WATCH_S = 0.1
 KILL_WAIT_S = 10.0
@@ -87,6 +87,10 @@ class Supervisor:
     """Drained, and no snapshot is on its way: the journal may close."""
     resp_port: int | None = field(default=None, init=False)
     snapshotting: int = field(default=0, init=False)
+    quarantined: dict[str, Any] | None = field(default=None, init=False)
+    """What was told last of the actors that take no commands any more (quarantines.py)."""
+    facts: dict[str, Any] = field(factory=dict[str, Any], init=False)
+    """What was published with the state."""
     pace: Pace = field(factory=Pace, init=False)
     lock: int = field(default=-1, init=False)
     position: Position = field(init=False)
@@ -251,7 +255,6 @@ class Supervisor:
             elif (
                 where is not None
                 and where != named
-                and self.served
                 and (now - stuck_since) * 1e3 >= self.config.handler_budget_ms
             ):
                 named = where
@@ -314,6 +317,10 @@ class Supervisor:
                 self.observer("snapshot", facts)
             case {"role": facts}:
                 self.observer("role", facts)
+            case {"quarantined": facts}:
+                self.quarantined = facts
+                self._write_record()
+                self.observer("quarantined", facts)
             case {"settled": _}:
                 self.settled = True
             case {"ready": facts}:
@@ -343,6 +350,7 @@ class Supervisor:
             self.selector.select(0.01)
         facts = self.position.facts() | {
             "budget_ms": self.config.handler_budget_ms,
+            "replaying": not self.served,
             "stack": stack.read_text()[size:] if stack.exists() else "",
         }
         self.observer("overrun", facts)
@@ -375,9 +383,12 @@ class Supervisor:
     # What others see
 
     def _publish(self, state: str, **facts: Any) -> None:
-        self.state = state
+        self.state, self.facts = state, facts
+        self._write_record()
+
+    def _write_record(self) -> None:
         record = {
-            "state": state,
+            "state": self.state,
             "generation": self.generation,
             "app": self.config.app,
             "address": self.address[0] if self.address else None,
@@ -385,7 +396,8 @@ class Supervisor:
             "resp_port": self.resp_port,
             "pids": {"supervisor": os.getpid()}
             | {name: child.process.pid for name, child in self.children.items()},
-            **facts,
+            "quarantined": self.quarantined,
+            **self.facts,
         }
         path = self.config.directory / "replica.json"
         temporary = path.with_suffix(".new")

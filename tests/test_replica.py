@@ -464,6 +464,28 @@ def test_a_handler_over_its_budget_is_named_with_its_stack(directory: Path) -> N
         assert running.events("died") == []
 
 
+def test_an_endless_handler_is_named_when_the_replay_meets_it(directory: Path) -> None:
+    """It was in the log before it ran, so every start meets it again before anybody is served."""
+    with replica(directory, handler_budget_ms=100) as running, line(running) as client:
+        client.command(1, DAWDLE, "a", seconds=3600.0)
+        wait_until(lambda: running.events("overrun"), "the handler runs")
+
+    again = RunningReplica(directory, "counting:app", handler_budget_ms=100)
+    try:
+        # The second one in the log: the first was told by the start before.
+        told = wait_until(lambda: again.events("overrun")[1:], "the replay is told to be stuck")
+        assert told[0]["replaying"]
+        assert told[0]["message"] == DAWDLE
+        assert "in dawdle" in told[0]["stack"]
+        assert again.stop() == 0
+    finally:
+        again.end()
+
+    skip = ((told[0]["index"], told[0]["ordinal"]),)
+    with replica(directory, skip=skip) as running, line(running) as client:
+        assert total_of(client.ask(1, ADD, "b", amount=1))["value"] == 1
+
+
 def test_a_handler_that_raises_quarantines_its_actor_for_good(directory: Path) -> None:
     with replica(directory) as running, line(running) as client:
         client.ask(1, ADD, "a", amount=1)

@@ -1,5 +1,6 @@
 """`leftfold run` and `leftfold status` with real processes: ready, Ctrl-C, kill -9."""
 
+import contextlib
 import json
 import os
 import signal
@@ -10,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from replica import DEADLINE_S, leavings, wait_until
+from asking import FAIL, Line
+from replica import APPS, DEADLINE_S, leavings, wait_until
 
 from leftfold.tools.cli import call
 from leftfold.tools.run import Display
@@ -24,7 +26,7 @@ APP = "leftfold.actors.ledger:app"
 class Run:
     """One `leftfold run`, with what it prints in files."""
 
-    def __init__(self, directory: Path, *arguments: str) -> None:
+    def __init__(self, directory: Path, *arguments: str, app: str = APP) -> None:
         self.directory = directory
         number = len(list(directory.parent.glob("*.out")))
         self.out = directory.with_suffix(f".{number}.out")
@@ -32,11 +34,12 @@ class Run:
         with self.out.open("wb") as out, self.err.open("wb") as err:
             self.process = subprocess.Popen(
                 [
-                    *(sys.executable, "-P", "-m", "leftfold.tools.cli", "run", APP),
+                    *(sys.executable, "-P", "-m", "leftfold.tools.cli", "run", app),
                     *("--dir", str(directory), "--port", "0", *arguments),
                 ],
                 stdout=out,
                 stderr=err,
+                cwd=APPS,
             )
 
     def wait_for(self, wanted: str) -> str:
@@ -184,9 +187,8 @@ def test_a_replay_without_a_terminal_is_told_in_plain_lines(
     )
     display.observe("restoring", {"index": 9, "bytes": 9 << 20, "of": 9 << 20, "rate": 0.0})
     display.observe("replaying", {"applied": 100, "last": 1000, "rate": 300.0, "left_s": 3.0})
-    display.observe(
-        "overrun", {"index": 7, "ordinal": 1, "message": 3, "budget_ms": 10, "stack": "X"}
-    )
+    overrun = {"index": 7, "ordinal": 1, "message": 3, "budget_ms": 10, "stack": "X"}
+    display.observe("overrun", overrun | {"replaying": False})
     display.observe("parked", {"error": "Parked: [the] command."})
     display.observe("snapshot", {"index": 7, "bytes": 2 << 20, "seconds": 1.5})
 
@@ -199,6 +201,45 @@ def test_a_replay_without_a_terminal_is_told_in_plain_lines(
         "Parked: [the] command.",
         "Snapshot of entry 7: 2.0 MiB in 1.5 s.",
     ]
+
+
+def test_an_overrun_of_the_replay_is_told_with_the_ways_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrun = {"index": 7, "ordinal": 1, "message": 3, "budget_ms": 10, "stack": "X"}
+    Display(tmp_path).observe("overrun", overrun | {"replaying": True})
+
+    assert "start with --skip 7.1" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_quarantine_is_told_when_it_happens_and_to_who_asks_for_the_status(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Actor, key, handler, place and reason: by `run`, by `status` and by `stat`, and again after a start."""
+    running = Run(directory, app="counting:app")
+    running.wait_for("Ready on")
+    with contextlib.closing(Line(status_of(directory, capsys)["port"])) as client:
+        failed = client.ask(1, FAIL, "alice")
+    said = (
+        f"Counter 'alice' is quarantined: Counter.fail failed at {failed.index}.{failed.ordinal}: "
+    )
+    said += "RuntimeError: as asked (A101)"
+    wait_until(lambda: said in running.err.read_text(), "the quarantine is told")
+    report = status_of(directory, capsys)
+    running.process.terminate()
+    assert running.process.wait(DEADLINE_S) == 0
+
+    assert report["quarantined"]["count"] == 1
+    assert report["quarantined"]["newest"][0]["key"] == "alice"
+    for command in ("status", "stat"):
+        assert call([command, str(directory)]) == 0
+        assert said in " ".join(capsys.readouterr().out.split())
+
+    again = Run(directory, app="counting:app")
+    again.wait_for("Ready on")
+    wait_until(lambda: said in again.err.read_text(), "it is told again")
+    again.process.terminate()
+    assert again.process.wait(DEADLINE_S) == 0
 
 
 def test_status_of_a_directory_without_a_replica_is_one_sentence(

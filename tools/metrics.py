@@ -33,7 +33,7 @@ BYTES_BITS = range(6, 28)
 UP_AND_DOWN = {
     *("connections", "sessions", "subscriptions", "output_bytes", "peers_linked"),
     *("commit_index", "applied_index", "durable_index", "snapshot_index", "log_first_index"),
-    *("term", "role", "leader", "segments", "disk_bytes", "snapshot_written_bytes"),
+    *("term", "role", "leader", "segments", "disk_bytes", "snapshot_written_bytes", "quarantined"),
 }
 """Counters that are not sums. So is what ends in _used_bytes."""
 

@@ -24,6 +24,7 @@ from ..runtime.discovery import load_app
 from ..runtime.errors import OperatorError
 from ..runtime.hosts import numeric_address
 from ..runtime.identity import member_identity, open_identity
+from ..runtime.quarantines import sentences
 from ..runtime.supervisor import Observer, Supervisor, read_status
 from ..shm import die_with_parent
 from .accepted import say_what_differs
@@ -273,6 +274,8 @@ class Display:
             case "role":
                 leader = f"replica {facts['leader']} leads" if facts["leader"] else "no leader"
                 self._say(f"{facts['role'].capitalize()} in term {facts['term']}; {leader}.")
+            case "quarantined":
+                self._quarantined(facts)
             case "parked":
                 self._say(facts["error"])
             case _:
@@ -309,6 +312,20 @@ class Display:
         self._say(
             f"The handler at {facts['index']}.{facts['ordinal']} (message {facts['message']}) "
             f"runs for more than {facts['budget_ms']} ms; it is here:\n{facts['stack'].rstrip()}"
+        )
+        if facts["replaying"]:
+            self._say(
+                "This is the replay, and nobody is served before it ends. If it never does: stop, mend the handler and "
+                f"start again, or start with --skip {facts['index']}.{facts['ordinal']} to leave the command out."
+            )
+
+    def _quarantined(self, facts: dict[str, Any]) -> None:
+        for sentence in sentences(facts, new=True):
+            self._say(sentence)
+        newest = facts["newest"][0]
+        self._say(
+            "They take no commands any more, and keep the state they were left in; all others go on. To look: leftfold replay "
+            f"{self.directory} --to {newest['index']}.{newest['ordinal']} --pdb"
         )
 
     def _progress(self, event: str, facts: dict[str, Any]) -> None:

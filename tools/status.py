@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..runtime.config import KIB, MIB, TransportLimits
+from ..runtime.quarantines import sentences
 from ..runtime.supervisor import read_status
 from ..runtime.topology import RINGS
 from ..shm import Counters, HistogramSnapshot, ShmError, Snapshot
@@ -117,6 +118,7 @@ def make_report(directory: Path, before: Sample, after: Sample) -> dict[str, Any
         "port": record.get("port"),
         "generation": record["generation"],
         "error": record.get("error"),
+        "quarantined": record.get("quarantined"),
         "processes": {name: {"pid": pid, "alive": alive[name]} for name, pid in pids.items()},
         "indices": {label: _counter(after, role, name) for role, name, label in INDICES},
         "log": _log(after),
@@ -203,6 +205,7 @@ def _headline(report: dict[str, Any]) -> Text:
     ]
     if report["error"]:
         lines.append(report["error"])
+    lines.extend(sentences(report["quarantined"]))
     if report["alive"] and report["port"]:
         lines.append(f"listens on {report['address']}:{report['port']}")
     lines.append(

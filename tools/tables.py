@@ -4,6 +4,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..runtime.config import KIB, TransportLimits
+from ..runtime.quarantines import sentences
 from ..runtime.topology import CONSENSUS, GATEWAY, JOURNAL, PROCESSES, RINGS
 from ..shm import HistogramSnapshot
 from .reading import HOPS, WHOLE, Window
@@ -27,6 +28,7 @@ def headline(window: Window) -> Text:
         lines[0] += "; these are the last figures, since the counters were made"
     if status.get("error"):
         lines.append(str(status["error"]))
+    lines.extend(sentences(status.get("quarantined")))
     rates = [f"{window.rate(process, name):,.0f} {label}/s" for label, process, name in BATCHED]
     if window.seconds:
         lines.append("  ".join(rates))
