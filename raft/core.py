@@ -645,12 +645,12 @@ class Raft:
         hard_state = HardState(self.term, self.voted_for, min(self.commit, self._durable_last))
         self._sequence += 1
         persist = Persist(
-            sequence=self._sequence,
-            hard_state=hard_state if hard_state != self._given_hard_state else None,
-            truncate_from=self._truncate_from,
-            entries=entries,
-            restart=self._restart,
-            chunks=tuple(self._chunks),
+            self._sequence,
+            hard_state if hard_state != self._given_hard_state else None,
+            self._truncate_from,
+            entries,
+            self._restart,
+            tuple(self._chunks),
         )
         self._given_hard_state = hard_state
         self._given_last = self.log.last

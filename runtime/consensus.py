@@ -348,8 +348,9 @@ class Consensus:
             self.counters.histograms["entry_bytes"].record(len(separated.body))
         if separated.queries:
             self._take_queries(separated.queries)
-        for _, _, slot in slots.slots_of(memoryview(separated.controls)):
-            self._control(slots.unpack_control(slot))
+        if separated.controls:
+            for _, _, slot in slots.slots_of(memoryview(separated.controls)):
+                self._control(slots.unpack_control(slot))
         self.draining = separated.drain
         return separated.consumed
 
@@ -550,19 +551,21 @@ class Consensus:
                 self._role_changed()
             if ready.membership is not None and self.config.peer_address:
                 self.peering.tell_gateway()
-            self.peering.carry(ready.send_now)
+            if ready.send_now:
+                self.peering.carry(ready.send_now)
             if ready.persist is not None:
                 if ready.persist.truncate_from is not None:
                     self.feed.replaced_from(ready.persist.truncate_from)
                 self.persisting.persist(ready.persist)
-            self.peering.carry(ready.send_after_persist)
-            self.peering.ask_journal(ready.fetch, ready.fetch_chunks)
+            if ready.send_after_persist:
+                self.peering.carry(ready.send_after_persist)
+            if ready.fetch or ready.fetch_chunks:
+                self.peering.ask_journal(ready.fetch, ready.fetch_chunks)
             self._give(ready)
             if ready.term_to_start:
                 self._start_term()
         if done:
             self.counters.counters["commit_index"].set(self.raft.commit)
-            self._leave_if_removed()
         return done
 
     def _give(self, ready: Ready) -> None:

@@ -45,12 +45,16 @@ class Separator:
     _body: "CData" = field(init=False)
     _queries: "CData" = field(init=False)
     _controls: "CData" = field(init=False)
+    _controls_bytes_max: int = field(init=False)
+    _count_max: int = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         call = ffi.new("struct wire_separation *")
         self._body = ffi.new("uint8_t[]", self.limits.entry_bytes_max)
         self._queries = ffi.new("uint8_t[]", self.limits.queries_waiting_bytes_max)
-        self._controls = ffi.new("uint8_t[]", self.limits.ingress_bytes // SLOT_SHARE)
+        self._controls_bytes_max = self.limits.ingress_bytes // SLOT_SHARE
+        self._controls = ffi.new("uint8_t[]", self._controls_bytes_max)
+        self._count_max = self.limits.entry_bytes_max // COMMAND_BYTES_MIN
         call.body, call.queries, call.controls = self._body, self._queries, self._controls
         self._call = call
 
@@ -71,16 +75,16 @@ class Separator:
         call.run_bytes = ingress.length
         call.body_bytes_max = body_bytes_max
         call.queries_bytes_max = queries_bytes_max
-        call.controls_bytes_max = len(self._controls) if controls else 0
-        entry_count_max = self.limits.entry_bytes_max // COMMAND_BYTES_MIN
-        call.body_count_max = entry_count_max if count_max is None else count_max
+        call.controls_bytes_max = self._controls_bytes_max if controls else 0
+        call.body_count_max = self._count_max if count_max is None else count_max
         malformed = lib.wire_separate(call)
         assert malformed == 0, "gateway put a malformed run into ingress"
+        queries, control = call.queries_bytes, call.controls_bytes
         separated = Separated(
-            bytes(ffi.buffer(self._body, call.body_bytes)),
+            ffi.buffer(self._body, call.body_bytes)[:],
             call.body_count,
-            bytes(ffi.buffer(self._queries, call.queries_bytes)),
-            bytes(ffi.buffer(self._controls, call.controls_bytes)),
+            ffi.buffer(self._queries, queries)[:] if queries else b"",
+            ffi.buffer(self._controls, control)[:] if control else b"",
             call.consumed_bytes,
             bool(call.drain),
         )
