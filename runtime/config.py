@@ -117,7 +117,8 @@ class ReplicaConfig:
     resp_port: int | None = None
     """Where clients that speak Redis's protocol are listened for; None: nowhere."""
     limits: TransportLimits = field(factory=TransportLimits)
-    spin_ns: int = 20_000
+    placement: str = ""
+    """The name of a profile of placement.py; empty: the one that suits the machine."""
     handler_budget_ms: int = 1_000
     drain_s: float = 10.0
     skip: tuple[tuple[int, int], ...] = ()

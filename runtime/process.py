@@ -33,6 +33,7 @@ from .hosts import numeric_address
 from .identity import Identity, load_identity, mark_begun, refuse_lost_journal
 from .peer_hello import RAFT_LINK, Hello
 from .peers import Peers
+from .placement import spin_ns
 from .tls import TlsFiles, client_context, peer_contexts, require_security
 from .topology import CONSENSUS, GATEWAY, JOURNAL, LOGIC, PROCESSES
 from .visitors import Vocabulary
@@ -138,7 +139,7 @@ def _run_gateway(handed: Handed) -> int:
         attachment.bell,
         counters,
         gateway.GatewayLimits.of(config.limits),
-        config.spin_ns,
+        spin_ns(config.placement, GATEWAY),
         peers=peers,
         tls=None if files is None else client_context(files),
         descriptors=descriptors,
@@ -228,7 +229,7 @@ def _run_consensus(handed: Handed) -> int:
         counters,
         handed.report,
     )
-    agent.run(shell, attachment.bell, handed.config.spin_ns, _never)
+    agent.run(shell, attachment.bell, spin_ns(handed.config.placement, CONSENSUS), _never)
     return 0
 
 
@@ -268,7 +269,7 @@ def _run_journal(handed: Handed) -> int:
         DiskLimits(config.disk_bytes_max, config.disk_reserve_bytes),
         counters,
     )
-    agent.run(shell, attachment.bell, config.spin_ns, _stop_when_told())
+    agent.run(shell, attachment.bell, spin_ns(config.placement, JOURNAL), _stop_when_told())
     shell.close()
     attachment.close()
     return 0
@@ -322,7 +323,7 @@ def _run_logic(handed: Handed) -> int:
         counters,
         handed.report,
     )
-    agent.run(shell, attachment.bell, handed.config.spin_ns, _never)
+    agent.run(shell, attachment.bell, spin_ns(handed.config.placement, LOGIC), _never)
     return 0
 
 

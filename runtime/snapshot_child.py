@@ -47,6 +47,8 @@ class SnapshotChild:
     build: str
     title: str
     """What the process list shows."""
+    cores: frozenset[int] = field(factory=lambda: frozenset(os.sched_getaffinity(0)))
+    """Where the child may run, wherever logic is by then."""
     pid: int = field(default=0, init=False)
     index: int = field(default=0, init=False)
 
@@ -92,6 +94,7 @@ def _be_the_child(
         die_with_parent(parent)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.nice(NICENESS)
+        os.sched_setaffinity(0, child.cores)
         setproctitle(child.title)
         keep_only({child.socket.fileno(), waiting})
         os.read(waiting, 1)  # It ends when the journal knows.

@@ -36,6 +36,7 @@ from .errors import OperatorError
 from .identity import Identity, lock_directory, new_identity, open_identity
 from .memory import Memory, remove_leftovers
 from .pace import Pace
+from .placement import Placement
 from .position import Position
 from .topology import GATEWAY, JOURNAL, LOGIC, PROCESSES
 
@@ -95,6 +96,7 @@ class Supervisor:
     lock: int = field(default=-1, init=False)
     position: Position = field(init=False)
     memory: Memory | None = field(default=None, init=False)
+    placement: Placement = field(init=False)
     wake: int = field(default=-1, init=False)
 
     def run(self) -> int:
@@ -107,6 +109,8 @@ class Supervisor:
                 f"{directory} holds a replica of {identity.app}, not of {self.config.app}: "
                 "name its own app, or another directory with --dir."
             )
+        self.placement = Placement.of(self.config.placement, identity.replica_id)
+        self.config = attrs.evolve(self.config, placement=self.placement.profile)
         self.lock = lock_directory(directory)
         try:
             if self.config.retry_parked or self.config.skip:
@@ -141,6 +145,7 @@ class Supervisor:
                 self._start(identity)
                 died = self._watch()
             finally:
+                self.placement.end()
                 self._end_all()
             # First: a disk that fails while the drained journal closes is no good end.
             if self.failure is not None:
@@ -213,6 +218,7 @@ class Supervisor:
         stuck_since = 0.0
         named: tuple[int, int] | None = None
         deadline = float("inf")
+        look_at = 0.0
         while True:
             for key, _ in self.selector.select(WATCH_S):
                 if key.data is None:
@@ -249,6 +255,9 @@ class Supervisor:
                 return None
             if drained and self.snapshotting:
                 self._tell_snapshotting()
+            if now >= look_at:
+                look_at = now + WATCH_S
+                self.placement.look()
             where = self.position.running()
             if where != stuck:
                 stuck, stuck_since = where, now
@@ -326,6 +335,8 @@ class Supervisor:
             case {"ready": facts}:
                 self.served = True
                 crashes.note_ready(self.config.directory)
+                pids = {name: child.process.pid for name, child in self.children.items()}
+                self.placement.begin(pids, self.config.directory / "counters")
                 self._publish("ready", **facts)
                 self.observer("ready", {**facts, "address": self.address})
             case {"warning": sentence}:

@@ -48,6 +48,7 @@ def run(
     accept_clock_step: bool = False,
     accept_build: bool = False,
     old_sources: Path | None = None,
+    placement: str = "",
     handler_budget_ms: int = 1_000,
     drain_s: float = 10.0,
     snapshot_log_mib: float = SNAPSHOT_LOG_BYTES / MIB,
@@ -95,6 +96,8 @@ def run(
         is listed first, as far as that is known.
     old_sources
         With --accept-build: the directory with the sources of that other build, so that every answer is compared.
+    placement
+        Where the processes run: shared, spread or dedicated; default: what suits the number of cores.
     handler_budget_ms
         Show the stack of a handler that runs for longer.
     drain_s
@@ -150,6 +153,7 @@ def run(
         retry_parked=retry,
         accept_clock_step=accept_clock_step,
         accept_build=accept_build,
+        placement=placement,
         handler_budget_ms=handler_budget_ms,
         drain_s=drain_s,
         snapshot_log_bytes=int(snapshot_log_mib * MIB),
