@@ -81,10 +81,10 @@ class Separator:
         assert malformed == 0, "gateway put a malformed run into ingress"
         queries, control = call.queries_bytes, call.controls_bytes
         separated = Separated(
-            ffi.buffer(self._body, call.body_bytes)[:],
+            bytes(ffi.buffer(self._body, call.body_bytes)),
             call.body_count,
-            ffi.buffer(self._queries, queries)[:] if queries else b"",
-            ffi.buffer(self._controls, control)[:] if control else b"",
+            bytes(ffi.buffer(self._queries, queries)) if queries else b"",
+            bytes(ffi.buffer(self._controls, control)) if control else b"",
             call.consumed_bytes,
             bool(call.drain),
         )
