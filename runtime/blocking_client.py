@@ -12,7 +12,6 @@ import select
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -20,12 +19,9 @@ from attrs import define, field
 
 from ..actors.app import Key
 from ..actors.message import Command
-from . import addresses, frames
-from .addresses import Address, Addresses
+from . import frames
 from .calls import (
     ATTEMPT_S,
-    CONNECT_S,
-    DEADLINE_S,
     FATAL_ERRORS,
     NOT_READY_MAX,
     Call,
@@ -33,12 +29,11 @@ from .calls import (
     EventFilter,
     call,
 )
-from .failures import Disconnected, NotApplied, TimedOut, Unknown, WrongCluster
+from .correspondent import Correspondent, reason_of
+from .failures import Disconnected, NotApplied, Unknown, WrongCluster
 from .frames import BEFORE_ALL, Position
-from .pulse import PATIENCE_S, Pulse
-from .recorder import Recorder, Recording
-from .resumption import Resumption
-from .session import DRAINING, NOT_LEADER, Session, why
+from .recorder import Recording
+from .session import DRAINING, NOT_LEADER, why
 
 Reply = TypeVar("Reply")
 
@@ -51,6 +46,7 @@ class _Asked:
     """One request of ours, and its outcome once there is one."""
 
     call: Call
+    is_query: bool = False
     recording: Recording | None = None
     number: int = 0
     reply: "frames.Reply | frames.Answer | None" = None
@@ -91,24 +87,9 @@ class _Banned(_Left):
 
 
 @define(eq=False)
-class BlockingClient:
+class BlockingClient(Correspondent):
     """One session with a cluster; see the file's text."""
 
-    host: str = "127.0.0.1"
-    port: int = 7700
-    others: tuple[Address, ...] = ()
-    session: Session = field(factory=Session, kw_only=True)
-    deadline_s: float = field(default=DEADLINE_S, kw_only=True)
-    connect_s: float = field(default=CONNECT_S, kw_only=True)
-    patience_s: float = field(default=PATIENCE_S, kw_only=True)
-    """How long a replica may be silent before another one is tried."""
-    keep: bool = field(default=False, kw_only=True)
-    """Leave the session open in the cluster when the client is closed, to resume it later."""
-    history: "Recorder | Path | str | None" = field(default=None, kw_only=True)
-    """Where to record what is asked and answered."""
-    _recorder: Recorder | None = field(default=None, init=False)
-    _addresses: Addresses = field(init=False)
-    _pulse: Pulse = field(init=False)
     _socket: socket.socket | None = field(default=None, init=False)
     _poll: "select.poll | None" = field(default=None, init=False)
     _decoder: frames.Decoder = field(factory=frames.Decoder, init=False)
@@ -119,56 +100,14 @@ class BlockingClient:
     _pumped_s: float = field(default=0.0, init=False)
     _unresolved: dict[int, _Asked] = field(factory=dict[int, _Asked], init=False)
 
-    def __attrs_post_init__(self) -> None:
-        self._addresses = Addresses([(self.host, self.port), *self.others])
-        self._pulse = Pulse(self.patience_s)
-
-    @classmethod
-    def connect(
-        cls,
-        to: "str | Iterable[str | Address]" = "127.0.0.1:7700",
-        *,
-        session: bytes | None = None,
-        cluster: bytes = frames.ANY_CLUSTER,
-        **options: Any,
-    ) -> "BlockingClient":
-        """A client of the cluster at these addresses, to be entered with `with`; see Client.connect."""
-        first, *others = addresses.parse(to)
-        given = Session(cluster_id=cluster)
-        if session is not None:
-            given = Session(session, cluster_id=cluster, resumption=Resumption())
-        return cls(*first, tuple(others), session=given, **options)
-
-    @property
-    def session_id(self) -> bytes:
-        """Keep it, to resume the session later."""
-        return self.session.id
-
-    @property
-    def cluster_id(self) -> bytes:
-        """The cluster that answered."""
-        return self.session.cluster_id
-
-    @property
-    def last_request(self) -> int:
-        """The highest request number in use."""
-        return self.session.last_request
-
-    @property
-    def applied_before(self) -> int:
-        """Of a resumed session: the last request of the earlier process that was applied."""
-        return self.session.resumption.applied if self.session.resumption else 0
-
     def __enter__(self) -> Self:
-        if self.history is not None:
-            given = self.history
-            self._recorder = given if isinstance(given, Recorder) else Recorder(Path(given))
+        self._begin_recording()
         deadline = time.monotonic() + self.connect_s
         try:
             while not self.session.opened:
                 self._check_alive()
                 if not self._pump(deadline):
-                    raise Disconnected(f"No leftfold answers at {self._why()}")
+                    raise self._unopened()
         except BaseException:
             self._drop()
             self._stop_recording()
@@ -201,16 +140,11 @@ class BlockingClient:
             self.session.expire(Disconnected("the client was closed"))
         self._stop_recording()
 
-    def _stop_recording(self) -> None:
-        if self._recorder is not None and self._recorder is not self.history:
-            self._recorder.close()
-
     # Asking
 
     def ask(self, key: Key, command: Command[Reply], *, deadline_s: float | None = None) -> Reply:
         """Have the actor with this key handle the command, once; return its reply."""
-        deadline = self._deadline(deadline_s)
-        return self._outcome(self._send(key, command, deadline), deadline)
+        return self._ask(key, command, deadline_s)
 
     def ask_many(
         self,
@@ -231,9 +165,19 @@ class BlockingClient:
 
     def query(self, key: Key, query: Command[Reply], *, deadline_s: float | None = None) -> Reply:
         """Have the actor answer from its state, which includes all that was acknowledged before."""
+        return self._ask(key, query, deadline_s, is_query=True)
+
+    def _ask(
+        self,
+        key: Key,
+        message: Command[Any],
+        deadline_s: float | None,
+        *,
+        is_query: bool = False,
+    ) -> Any:
         deadline = self._deadline(deadline_s)
-        asked = self._send(key, query, deadline, is_query=True)
-        return self._outcome(asked, deadline, is_query=True)
+        asked = self._send(key, message, deadline, is_query=is_query)
+        return self._outcome(asked, deadline)
 
     def resolve(
         self,
@@ -248,17 +192,12 @@ class BlockingClient:
         asked = self._unresolved.pop(number, None)
         if asked is not None:
             return self._outcome(asked, self._deadline(deadline_s))
-        if self.session.resumption is None:
-            raise ValueError(f"request {number} is not one that this client left unknown")
         try:
-            reply = self.session.resumption.outcome(number)
+            return self._resolved(number, key, command)
         except NotApplied:
             if key is None or command is None:
                 raise
-            return self.ask(key, command, deadline_s=deadline_s)
-        if key is None or command is None:
-            raise ValueError("the command says which reply it was promised: give it and its key")
-        return call(key, command).result(reply)
+        return self.ask(key, command, deadline_s=deadline_s)
 
     def events(
         self,
@@ -295,7 +234,7 @@ class BlockingClient:
         self, key: Key, message: Command[Any], deadline: float, *, is_query: bool = False
     ) -> _Asked:
         """Number it and have it sent as soon as there is room; an error is kept as its outcome."""
-        asked = _Asked(call(key, message))
+        asked = _Asked(call(key, message), is_query)
         if self._recorder is not None:
             asked.recording = self._recorder.invoke(key, message)
         session = self.session
@@ -304,9 +243,7 @@ class BlockingClient:
             while (session.query_room if is_query else session.room) <= 0:
                 self._check_alive()
                 if not self._pump(deadline):
-                    raise Disconnected(
-                        "no room in the window came in time: the command was not sent"
-                    )
+                    raise self._overdue(0, asked, is_query=is_query)
             encoded = asked.call
             asked.number = number_it(
                 encoded.message_id, encoded.key, encoded.body, asked, encoded.version
@@ -315,10 +252,10 @@ class BlockingClient:
             asked(None, error)
         return asked
 
-    def _outcome(self, asked: _Asked, deadline: float, *, is_query: bool = False) -> Any:
+    def _outcome(self, asked: _Asked, deadline: float) -> Any:
         """The reply, or what went wrong raised; recorded."""
         try:
-            self._await(asked, deadline, is_query)
+            self._await(asked, deadline)
             reply = asked.result()
         except BaseException as error:
             if asked.recording is not None:
@@ -328,15 +265,13 @@ class BlockingClient:
             asked.recording.answered(reply)
         return reply
 
-    def _await(self, asked: _Asked, deadline: float, is_query: bool) -> None:
+    def _await(self, asked: _Asked, deadline: float) -> None:
         try:
             while not asked.done:
                 if not self._pump(deadline):
-                    if is_query:
-                        raise TimedOut("the query was not answered in time")
-                    raise Unknown(asked.number, self.session.pin(asked.number, asked))
+                    raise self._overdue(asked.number, asked, is_query=asked.is_query)
         finally:
-            if not asked.done and is_query:
+            if not asked.done and asked.is_query:
                 self.session.forget_query(asked.number)
             elif not asked.done:
                 self.session.pin(asked.number, asked)
@@ -356,7 +291,8 @@ class BlockingClient:
         try:
             if self._socket is None:
                 self._check_alive()
-                self._connect(deadline)
+                if not self._connect(deadline):
+                    return False
             if self.session.refusal is not None:
                 self._refused(self.session.refusal, deadline)
             self._exchange(deadline - time.monotonic())
@@ -366,13 +302,14 @@ class BlockingClient:
         self._pumped_s = time.monotonic()
         return True
 
-    def _connect(self, deadline: float) -> None:
+    def _connect(self, deadline: float) -> bool:
+        """Connect to the address whose turn it is, after its pause. False when that takes all the time there is."""
         address, pause_s = self._addresses.next(time.monotonic())
         time.sleep(max(0.0, min(pause_s, deadline - time.monotonic())))
         attempt_s = ATTEMPT_S if self._addresses.several else self.connect_s
         left_s = min(attempt_s, deadline - time.monotonic())
         if left_s <= 0:
-            raise _Left("no time was left")
+            return False
         self._socket = socket.create_connection(address, left_s)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket.setblocking(False)
@@ -385,6 +322,7 @@ class BlockingClient:
         self._greet_by_s = now_s + attempt_s
         self._pulse.several = self._addresses.several
         self._pulse.began(now_s)
+        return True
 
     def _exchange(self, left_s: float) -> None:
         assert self._socket is not None and self._poll is not None
@@ -459,22 +397,20 @@ class BlockingClient:
 
     def _left(self, error: OSError) -> None:
         """What the end of a connection says about its address."""
-        reason = str(error)
+        reason = reason_of(error)
         if isinstance(error, _Redirected):
             self._addresses.redirected(error.hint)
         elif isinstance(error, _Banned):
             self._addresses.ban(reason)
             if self._addresses.none_left:
-                self.session.expire(WrongCluster(f"No replica to talk to: {self._why()}"))
+                self.session.expire(
+                    WrongCluster(f"No replica to talk to: {self._addresses.report()}")
+                )
         else:
             timed_out = isinstance(error, TimeoutError) or (
                 isinstance(error, _Left) and error.timed_out
             )
             self._addresses.failed(reason, time.monotonic(), timed_out=timed_out)
-
-    def _why(self) -> str:
-        refusal = self.session.refusal
-        return self._addresses.report() + (f": {why(refusal)}" if refusal else "")
 
     def _drop(self) -> None:
         if self._socket is not None:

@@ -16,8 +16,7 @@ time and waiting.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Iterable
-from pathlib import Path
+from collections.abc import AsyncIterator, Awaitable
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -26,12 +25,10 @@ from attrs import define, field
 
 from ..actors.app import Key
 from ..actors.message import Command
-from . import addresses, frames
-from .addresses import Address, Addresses
+from . import frames
+from .addresses import Address
 from .calls import (
     ATTEMPT_S,
-    CONNECT_S,
-    DEADLINE_S,
     FATAL_ERRORS,
     NOT_READY_MAX,
     Call,
@@ -39,12 +36,11 @@ from .calls import (
     EventFilter,
     call,
 )
-from .failures import Disconnected, NotApplied, TimedOut, Unknown, Unreadable, WrongCluster
+from .correspondent import Correspondent, reason_of
+from .failures import Disconnected, NotApplied, Unknown, Unreadable, WrongCluster
 from .frames import BEFORE_ALL, Position
-from .pulse import PATIENCE_S, Pulse
-from .recorder import Recorder, Recording
-from .resumption import Resumption
-from .session import DRAINING, NOT_LEADER, Session, why
+from .recorder import Recording
+from .session import DRAINING, NOT_LEADER, why
 from .streams import Subscription
 from .turns import Turns
 
@@ -125,24 +121,9 @@ class _Link(asyncio.Protocol):
 
 
 @define(eq=False)
-class Client:
+class Client(Correspondent):
     """One session with a cluster; see the file's text."""
 
-    host: str = "127.0.0.1"
-    port: int = 7700
-    others: tuple[Address, ...] = ()
-    session: Session = field(factory=Session, kw_only=True)
-    deadline_s: float = field(default=DEADLINE_S, kw_only=True)
-    connect_s: float = field(default=CONNECT_S, kw_only=True)
-    patience_s: float = field(default=PATIENCE_S, kw_only=True)
-    """How long a replica may be silent before another one is tried."""
-    keep: bool = field(default=False, kw_only=True)
-    """Leave the session open in the cluster when the client is closed, to resume it later."""
-    history: "Recorder | Path | str | None" = field(default=None, kw_only=True)
-    """Where to record what is asked and answered."""
-    _recorder: Recorder | None = field(default=None, init=False)
-    _addresses: Addresses = field(init=False)
-    _pulse: Pulse = field(init=False)
     _link: _Link | None = field(default=None, init=False)
     _runner: "asyncio.Task[None] | None" = field(default=None, init=False)
     _opened: asyncio.Event = field(factory=asyncio.Event, init=False)
@@ -155,55 +136,12 @@ class Client:
     _abandoned: dict[int, _Waiting] = field(factory=dict[int, _Waiting], init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._addresses = Addresses([(self.host, self.port), *self.others])
-        self._pulse = Pulse(self.patience_s)
+        super().__attrs_post_init__()
         self._commands = Turns(self._command_room)
         self._queries = Turns(self._query_room)
 
-    @classmethod
-    def connect(
-        cls,
-        to: "str | Iterable[str | Address]" = "127.0.0.1:7700",
-        *,
-        session: bytes | None = None,
-        cluster: bytes = frames.ANY_CLUSTER,
-        **options: Any,
-    ) -> "Client":
-        """A client of the cluster at these addresses, to be entered with `async with`.
-
-        `session`: go on with the session of an earlier process, which must have ended; SessionExpired is raised if it is
-        gone. `resolve` tells how requests ended that it left unknown. `cluster`: the only cluster to be talked to.
-        """
-        first, *others = addresses.parse(to)
-        given = Session(cluster_id=cluster)
-        if session is not None:
-            given = Session(session, cluster_id=cluster, resumption=Resumption())
-        return cls(*first, tuple(others), session=given, **options)
-
-    @property
-    def session_id(self) -> bytes:
-        """Keep it, to resume the session later."""
-        return self.session.id
-
-    @property
-    def cluster_id(self) -> bytes:
-        """The cluster that answered."""
-        return self.session.cluster_id
-
-    @property
-    def last_request(self) -> int:
-        """The highest request number in use."""
-        return self.session.last_request
-
-    @property
-    def applied_before(self) -> int:
-        """Of a resumed session: the last request of the earlier process that was applied."""
-        return self.session.resumption.applied if self.session.resumption else 0
-
     async def __aenter__(self) -> Self:
-        if self.history is not None:
-            given = self.history
-            self._recorder = given if isinstance(given, Recorder) else Recorder(Path(given))
+        self._begin_recording()
         self._runner = asyncio.create_task(self._run())
         opened = asyncio.create_task(self._opened.wait())
         try:
@@ -218,9 +156,9 @@ class Client:
             await self.aclose()
             raise self.session.dead
         if not done:
-            why = self._why()
+            unopened = self._unopened()
             await self.aclose()
-            raise Disconnected(f"No leftfold answers at {why}")
+            raise unopened
         return self
 
     async def __aexit__(
@@ -248,14 +186,9 @@ class Client:
         if self.session.dead is None:
             self.session.expire(Disconnected("the client was closed"))
         self._wake_room()
-        if self._recorder is not None and self._recorder is not self.history:
-            # Whoever still waits writes how it ended in the loop's next turn.
-            await asyncio.sleep(0)
-            self._recorder.close()
-
-    def _why(self) -> str:
-        refusal = self.session.refusal
-        return self._addresses.report() + (f": {why(refusal)}" if refusal else "")
+        # Whoever still waits writes how it ended in the loop's next turn.
+        await asyncio.sleep(0)
+        self._stop_recording()
 
     def _command_room(self) -> int:
         return 1 if self.session.dead is not None else self.session.room
@@ -342,17 +275,12 @@ class Client:
     async def _resolve_earlier(
         self, number: int, key: Key | None, command: Command[Any] | None, deadline_s: float | None
     ) -> Any:
-        if self.session.resumption is None:
-            raise ValueError(f"request {number} is not one that this client left unknown")
         try:
-            reply = self.session.resumption.outcome(number)
+            return self._resolved(number, key, command)
         except NotApplied:
             if key is None or command is None:
                 raise
-            return await self.ask(key, command, deadline_s=deadline_s)
-        if key is None or command is None:
-            raise ValueError("the command says which reply it was promised: give it and its key")
-        return call(key, command).result(reply)
+        return await self.ask(key, command, deadline_s=deadline_s)
 
     async def _within(
         self, waiting: _Waiting, outcome: Awaitable[Any], deadline_s: float | None
@@ -450,7 +378,7 @@ class Client:
                 link.timed_out = True
                 why = "no answer in time"
             except OSError as error:
-                why = str(error)
+                why = reason_of(error)
             finally:
                 self._link = None
                 link.close()
@@ -487,7 +415,9 @@ class Client:
         if link.banned:
             self._addresses.ban(why)
             if self._addresses.none_left and self.session.dead is None:
-                self.session.expire(WrongCluster(f"No replica to talk to: {self._why()}"))
+                self.session.expire(
+                    WrongCluster(f"No replica to talk to: {self._addresses.report()}")
+                )
                 self._opened.set()
                 self._wake_room()
         elif link.hint is not None:
@@ -569,12 +499,6 @@ class Client:
 def _time_out(waiting: _Waiting) -> None:
     if waiting.future.done():
         return
-    if waiting.is_query:
-        waiting.future.set_exception(TimedOut("the query was not answered in time"))
-    elif waiting.number:
-        why = waiting.client.session.pin(waiting.number, waiting)
-        waiting.future.set_exception(Unknown(waiting.number, why))
-    else:
-        waiting.future.set_exception(
-            Disconnected("no room in the window came in time: the command was not sent")
-        )
+    client = waiting.client
+    overdue = client._overdue(waiting.number, waiting, is_query=waiting.is_query)  # pyright: ignore[reportPrivateUsage]
+    waiting.future.set_exception(overdue)

@@ -93,6 +93,8 @@ class Session:
     connected_now: bool = False
     refusal: frames.Refused | None = None
     """The cluster refused for now: nothing is sent before `retry()`, or on another connection."""
+    hindrance: frames.Refused | None = None
+    """Why the session is not open yet: what was refused last."""
     dead: Exception | None = None
     last_request: int = 0
     """The highest number given out."""
@@ -380,6 +382,7 @@ class Session:
 
     def _open(self) -> None:
         self.opened = True
+        self.hindrance = None
         self.streams.start()
 
     # Resuming
@@ -491,6 +494,7 @@ class Session:
         else:
             return
         self.refusal = frame
+        self.hindrance = None if self.opened else frame
 
 
 def why(refusal: frames.Refused) -> str:

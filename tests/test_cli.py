@@ -62,6 +62,41 @@ def test_a_misspelt_option_is_answered_with_the_right_one() -> None:
     assert len(ended.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "a:b", "--port", "65536"], "--port. It goes from 0 to 65535."),
+        (["run", "a:b", "--resp", "-1"], "--resp. It goes from 0 to 65535."),
+        (["run", "a:b", "--handler-budget-ms", "0"], "--handler-budget-ms. It goes from 1 to"),
+        (["run", "a:b", "--drain-s", "-1"], "--drain-s. It goes from 0 to 86400."),
+        (["run", "a:b", "--drain-s", "nan"], "--drain-s. It goes from 0 to 86400."),
+        (["run", "a:b", "--snapshot-log-mib", "nan"], "It goes from 0.001 to 1048576."),
+        (["run", "a:b", "--disk-max-gib", "-1"], "--disk-max-gib. It goes from 0.25 to 1024."),
+        (["run", "a:b", "--replica", "0"], "--replica. It goes from 1 to 4294967295."),
+        (["up", "a:b", "--replicas", "0"], "--replicas. It goes from 1 to 9."),
+        (["up", "a:b", "--port", "65500"], "--port. It goes from 0 to 65435."),
+        (["up", "a:b", "--restart-s", "inf"], "--restart-s. It goes from 0 to 86400."),
+        (["join", "h:1", "--dir", "d", "--peer-address", "h:2", "--port", "-1"], "--port. It goes"),
+        (["dev", "a:b", "--port", "-1"], "--port. It goes from 0 to 65535."),
+        (["dev", "a:b", "--last", "0"], "--last. It goes from 1 to 100000."),
+        (["demo", "--orders", "0"], "--orders. It goes from 1 to 100000000."),
+        (["members", "--wait-s", "-1"], "--wait-s. It goes from 0 to 86400."),
+        (["transfer", "-1"], "It goes from 0 to 4294967295."),
+        (["pause", "1", "--seconds", "-1"], "--seconds. It goes from 0 to 86400."),
+        (["metrics", "--port", "70000"], "--port. It goes from 0 to 65535."),
+    ],
+)
+def test_a_number_out_of_range_is_refused_with_the_range(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(arguments) == cli.EXIT_USAGE
+
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert said in shown.err
+    assert shown.err.count("\n") == 1
+
+
 def test_an_operators_mistake_is_one_sentence_and_code_one(tmp_path: Path) -> None:
     ended = leftfold("doctor", str(tmp_path / "nowhere"))
 

@@ -488,9 +488,30 @@ def test_nobody_at_all_is_said_with_what_was_wrong_at_each_address(kind: str) ->
             unused.bind(("127.0.0.1", 0))
         addresses = [unused.getsockname() for unused in (one, two)]
         with pytest.raises(Disconnected) as raised:
-            Asking(kind, addresses, connect_s=0.2)
+            Asking(kind, addresses, connect_s=1.0)
     for _, port in addresses:
-        assert f"127.0.0.1:{port}: " in str(raised.value)
+        assert f"127.0.0.1:{port}: connection refused: nothing listens there" in str(raised.value)
+        assert "start the replica, or correct the address" in str(raised.value)
+
+
+def test_a_dead_port_is_refused_to_who_knows_no_other(kind: str) -> None:
+    """However the time runs out, in a pause or in a try, the reason is the last try's."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        with pytest.raises(Disconnected, match="connection refused: nothing listens there"):
+            Asking(kind, "127.0.0.1:{1}".format(*unused.getsockname()), connect_s=1.0)
+
+
+def test_a_full_disk_at_the_first_connection_is_told_as_what_it_is(
+    cluster: Scripted, kind: str
+) -> None:
+    one = cluster.replicas[0]
+    one.refuses = (3, "no room: 3 MB are left on /data; free some space")
+    with pytest.raises(DiskFull, match=f"No session was opened at {one.text}: no room: 3 MB"):
+        Asking(kind, one.text, connect_s=1.0)
+    one.refuses = (2, "")
+    with pytest.raises(Disconnected, match=f"No session .* {one.text}: the replica is not ready"):
+        Asking(kind, one.text, connect_s=1.0)
 
 
 def test_addresses_are_read_as_people_write_them() -> None:

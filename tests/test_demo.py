@@ -11,6 +11,7 @@ import pytest
 from replica import DEADLINE_S, leavings, wait_until
 
 from leftfold.shm import Counters
+from leftfold.tools.cli import call
 from leftfold.tools.orderflow import generate, write_csv
 from leftfold.tools.status import is_leftfold
 from leftfold.tools.traffic import Sent
@@ -96,7 +97,6 @@ def test_ctrl_c_ends_the_demo_and_its_replica(tmp_path: Path) -> None:
     [
         (["--file", "nowhere.csv"], "Cannot read nowhere.csv"),
         (["--file", "orders.xls"], "neither a .txt"),
-        (["--orders", "0"], "There are no orders"),
     ],
 )
 def test_what_cannot_be_sent_is_named_before_anything_starts(
@@ -109,6 +109,14 @@ def test_what_cannot_be_sent_is_named_before_anything_starts(
     assert shown == ""
     assert said in errors
     assert len(errors.splitlines()) == 1
+
+
+def test_a_file_without_orders_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    empty = tmp_path / "empty.csv"
+    empty.write_text("".join(list(write_csv(generate(3, 1)))[:1]))
+
+    assert call(["demo", "--file", str(empty)]) == 1
+    assert f"There are no orders in {empty}" in capsys.readouterr().err
 
 
 def test_a_line_that_does_not_parse_is_named_with_its_place(tmp_path: Path) -> None:

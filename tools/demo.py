@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -28,6 +28,7 @@ from ..runtime.errors import OperatorError
 from .child import Child
 from .demo_cluster import demo_cluster
 from .orderflow import Action, FlowError, generate, read_csv, read_pitch, to_command
+from .ranges import between
 from .tally import Tally, tally
 from .traffic import PIPELINE, SESSIONS, Order, Sent, books, digest, send
 
@@ -40,7 +41,7 @@ PRICE_UNIT = 10_000
 def demo(
     *,
     file: Path | None = None,
-    orders: int = 50_000,
+    orders: Annotated[int, between(1, 100_000_000)] = 50_000,
     seed: int = 1,
     replicas: Literal[1, 3] = 3,
     keep: Path | None = None,
@@ -60,11 +61,11 @@ def demo(
     keep
         Keep the data in this directory, which must be empty or missing.
     """
+    source = f"{file}" if file else f"a generated flow with seed {seed}"
     flow = [to_command(action) for action in _actions(file, orders, seed)]
     if not flow:
-        raise OperatorError("There are no orders to send: choose more than 0, or another file.")
+        raise OperatorError(f"There are no orders in {source}: choose another file.")
     directory = _new_directory(keep)
-    source = f"{file}" if file else f"a generated flow with seed {seed}"
     if replicas > 1:
         try:
             return demo_cluster(flow, source, directory / "cluster")

@@ -32,6 +32,7 @@ from ..runtime.errors import OperatorError
 from . import elsewhere
 from .history import open_history
 from .outputs import said, said_command
+from .ranges import Port, between
 
 LEFT_OUT = (".git", ".venv", "venv", "node_modules", "__pycache__", "build", "dist")
 SOURCES_MAX = 5_000
@@ -48,8 +49,8 @@ def dev(
     *,
     directory: Annotated[Path, Parameter(name=["--dir", "-d"])] = DEFAULT_DIRECTORY,
     host: str = "127.0.0.1",
-    port: int = 7700,
-    last: int = 200,
+    port: Port = 7700,
+    last: Annotated[int, between(1, 100_000)] = 200,
 ) -> int:
     """Run a replica that starts again on every save, and show which answers the new code changes.
 

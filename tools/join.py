@@ -11,6 +11,7 @@ from ..runtime.identity import IDENTITY_NAME, member_identity, open_identity
 from ..runtime.slots import CONTROL_MEMBERS
 from .asked import ask, find_leader
 from .inquiry import parse_address
+from .ranges import Port
 from .run import run
 
 
@@ -21,7 +22,7 @@ def join(
     directory: Annotated[Path, Parameter(name=["--dir", "-d"])],
     peer_address: str,
     host: str = "",
-    port: int = 7700,
+    port: Port = 7700,
     tls_certificate: str = "",
     tls_key: str = "",
     tls_authority: str = "",

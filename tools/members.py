@@ -13,6 +13,7 @@ from ..runtime.errors import OperatorError
 from ..runtime.slots import CONTROL_MEMBERS
 from .asked import ask, candidates, find_leader
 from .cluster import DEFAULT_DIRECTORY
+from .ranges import Seconds
 
 POLL_S = 0.1
 
@@ -25,7 +26,7 @@ def members(
     directory: Annotated[Path, Parameter(name=["--dir", "-d"])] = DEFAULT_DIRECTORY,
     address: str | None = None,
     learner: bool = False,
-    wait_s: float = 60.0,
+    wait_s: Seconds = 60.0,
     json: bool = False,
 ) -> None:
     """List the members, or change them: `add HOST:PORT`, `promote ID`, `remove ID`.

@@ -18,6 +18,7 @@ from ..runtime.errors import OperatorError
 from ..runtime.recording import DOORBELL
 from ..runtime.topology import PROCESSES
 from ..shm import HistogramSnapshot
+from .ranges import Port
 from .reading import Reading, take
 from .status import DEFAULT_DIRECTORY
 
@@ -39,7 +40,7 @@ UP_AND_DOWN = {
 
 
 def metrics(
-    directory: Path = DEFAULT_DIRECTORY, /, *, host: str = "127.0.0.1", port: int = PORT
+    directory: Path = DEFAULT_DIRECTORY, /, *, host: str = "127.0.0.1", port: Port = PORT
 ) -> None:
     """Serve a replica's figures to Prometheus until Ctrl-C.
 

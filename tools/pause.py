@@ -9,13 +9,14 @@ from cyclopts import Parameter
 
 from ..runtime.errors import OperatorError
 from .cluster import DEFAULT_DIRECTORY, Layout, send_signal
+from .ranges import Seconds
 
 
 def pause(
     replica: int,
     /,
     *,
-    seconds: float = 5.0,
+    seconds: Seconds = 5.0,
     directory: Annotated[Path, Parameter(name=["--dir", "-d"])] = DEFAULT_DIRECTORY,
 ) -> None:
     """Stop all five processes of a replica (SIGSTOP), and let them go on after some seconds.

@@ -29,9 +29,11 @@ from ..runtime.supervisor import Observer, Supervisor, read_status
 from ..shm import die_with_parent
 from .accepted import say_what_differs
 from .place import parse_command
+from .ranges import DAY_S, Port, ReplicaId, Seconds, between
 
 PLAIN_PROGRESS_S = 1.0
 GIB = 1024 * MIB
+TIB = 1024 * GIB
 DEFAULT_DIRECTORY = Path("leftfold-data")
 
 
@@ -41,22 +43,22 @@ def run(
     *,
     directory: Annotated[Path, Parameter(name=["--dir", "-d"])] = DEFAULT_DIRECTORY,
     host: str = "127.0.0.1",
-    port: int = 7700,
-    resp: Annotated[int | None, Parameter(name="--resp")] = None,
+    port: Port = 7700,
+    resp: Port | None = None,
     skip: tuple[str, ...] = (),
     retry: bool = False,
     accept_clock_step: bool = False,
     accept_build: bool = False,
     old_sources: Path | None = None,
     placement: str = "",
-    handler_budget_ms: int = 1_000,
-    drain_s: float = 10.0,
-    snapshot_log_mib: float = SNAPSHOT_LOG_BYTES / MIB,
+    handler_budget_ms: Annotated[int, between(1, 1_000 * DAY_S)] = 1_000,
+    drain_s: Seconds = 10.0,
+    snapshot_log_mib: Annotated[float, between(0.001, TIB / MIB)] = SNAPSHOT_LOG_BYTES / MIB,
     snapshot_at_stop: Annotated[bool, Parameter(negative="--no-snapshot-at-stop")] = True,
-    disk_max_gib: float | None = None,
+    disk_max_gib: Annotated[float, between(0.25, TIB / GIB)] | None = None,
     peer_address: str = "",
     cluster: str = "",
-    replica: int = 1,
+    replica: ReplicaId = 1,
     member: tuple[str, ...] = (),
     any_build: bool = False,
     tls_certificate: str = "",
@@ -107,7 +109,7 @@ def run(
     snapshot_at_stop
         Take one when the replica is stopped, so that the next start replays nothing.
     disk_max_gib
-        How much journal and snapshots may take together; default: what the disk has.
+        How much journal and snapshots may take together, at least 0.25; default: what the disk has.
     peer_address
         Listen for other replicas here, HOST:PORT with a numeric host; without it there is one replica only.
     cluster

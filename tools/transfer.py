@@ -8,10 +8,11 @@ from cyclopts import Parameter
 from ..runtime.slots import CONTROL_TRANSFER
 from .asked import ask, candidates, find_leader
 from .cluster import DEFAULT_DIRECTORY
+from .ranges import REPLICA_ID_MAX, between
 
 
 def transfer(
-    to: int = 0,
+    to: Annotated[int, between(0, REPLICA_ID_MAX)] = 0,
     /,
     *,
     directory: Annotated[Path, Parameter(name=["--dir", "-d"])] = DEFAULT_DIRECTORY,

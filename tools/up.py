@@ -31,6 +31,7 @@ from .cluster import (
     leader_of,
     pids_of,
 )
+from .ranges import Seconds, between
 
 SHOW_S = 0.25
 LINES_SHOWN = 8
@@ -40,10 +41,10 @@ def up(
     app: str,
     /,
     *,
-    replicas: int = 3,
+    replicas: Annotated[int, between(1, 9)] = 3,
     directory: Annotated[Path, Parameter(name=["--dir", "-d"])] = DEFAULT_DIRECTORY,
-    port: int = 7700,
-    restart_s: float = 3.0,
+    port: Annotated[int, between(0, 65_435)] = 7700,  # Replicas use the port 100 above.
+    restart_s: Seconds = 3.0,
     accept_build: bool = False,
     json: bool = False,
 ) -> int:
