@@ -49,6 +49,18 @@ class Plain:
     def decode(self, body: bytes, /) -> Any: ...
     def encode(self, message: object, /) -> bytes | None: ...
 
+class Handlers:
+    def __init__(self, words: memoryview | None, /) -> None: ...
+    def call(
+        self,
+        row: int,
+        function: Callable[..., Any],
+        instance: object,
+        message: object,
+        context: object,
+        /,
+    ) -> Any: ...
+
 class Commands:
     def __init__(
         self,

@@ -126,12 +126,16 @@ static int add_lane(struct commands *self, PyObject *id, PyObject *tuple)
     }
     lane.id = (uint16_t)PyLong_AsUnsignedLong(id);
     if (PyErr_Occurred() ||
-        !PyArg_ParseTuple(tuple, "OO!OO!OHHOO!", &lane.decode, &PyDict_Type, &lane.instances, &lane.call, &PyDict_Type,
-                          &lane.replies, &lane.actor, &lane.actor_type, &lane.version, &plain, &PyDict_Type,
-                          &lane.reply_plains))
+        !PyArg_ParseTuple(tuple, "OO!OO!OHHHOO!", &lane.decode, &PyDict_Type, &lane.instances, &lane.call, &PyDict_Type,
+                          &lane.replies, &lane.actor, &lane.actor_type, &lane.version, &lane.row, &plain,
+                          &PyDict_Type, &lane.reply_plains))
         return 0;
     if (plain != Py_None && Py_TYPE(plain) != plain_type) {
         PyErr_SetString(PyExc_TypeError, "what reads a message is a Plain or None");
+        return 0;
+    }
+    if (!handlers_has((struct handlers *)self->handlers, lane.row)) {
+        PyErr_SetString(PyExc_ValueError, "a lane names a row that the figures do not have");
         return 0;
     }
     lane.plain = plain == Py_None ? NULL : (struct plain *)plain;
@@ -224,12 +228,13 @@ static int add_units(struct commands *self, PyObject *units)
         {"context", &self->context},         {"outputs", &self->outputs},         {"quarantined", &self->quarantined},
         {"encode", &self->encode},           {"run_command", &self->run_command}, {"refuse_body", &self->refuse_body},
         {"end_command", &self->end_command}, {"wrong_reply", &self->wrong_reply}, {"commit", &self->commit},
+        {"handlers", &self->handlers},
     };
     for (size_t at = 0; at < sizeof attributes / sizeof *attributes; at++)
         if (!(*attributes[at].place = PyObject_GetAttrString(units, attributes[at].name)))
             return 0;
-    if (!PyList_Check(self->outputs) || !PyDict_Check(self->quarantined)) {
-        PyErr_SetString(PyExc_TypeError, "outputs is a list, and quarantined a dict");
+    if (!PyList_Check(self->outputs) || !PyDict_Check(self->quarantined) || Py_TYPE(self->handlers) != handlers_type) {
+        PyErr_SetString(PyExc_TypeError, "outputs is a list, quarantined a dict, and handlers a Handlers");
         return 0;
     }
     Py_INCREF(units);
@@ -339,6 +344,7 @@ static void commands_end(PyObject *object)
     Py_XDECREF((PyObject *)self->sessions);
     Py_XDECREF((PyObject *)self->events);
     Py_XDECREF((PyObject *)self->slots);
+    Py_XDECREF(self->handlers);
     Py_XDECREF(self->set_key);
     Py_XDECREF(self->name_actor);
     Py_XDECREF(self->name_key);

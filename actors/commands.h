@@ -4,7 +4,7 @@
 
 /* A message that clients may send: where it goes. All of it is made once, with the App. */
 struct lane {
-    uint16_t id, version, actor_type;
+    uint16_t id, version, actor_type, row; /* row: of handlers */
     PyObject *decode, *instances, *call, *replies, *actor;
     const struct plain *plain; /* reads the message; NULL: only `decode` does */
     PyObject *reply_plains;    /* what writes replies, by class */
@@ -20,6 +20,7 @@ struct commands {
     /* What `Units` has, see unit.py. */
     PyObject *units, *context, *outputs, *quarantined, *encode;
     PyObject *run_command, *refuse_body, *end_command, *wrong_reply, *commit;
+    PyObject *handlers; /* a struct handlers */
     PyObject *control; /* takes what is not a command */
     PyObject *refusals[STATUSES];
     PyObject *name_actor, *name_key;

@@ -4,6 +4,7 @@
  *   Sessions   table.c      the session table, which is in sessions.c
  *   Events     events.c     the retained events
  *   Plain      plain.c      how messages of plain fields are read and written
+ *   Handlers   handlers.c   how often each handler was called, and how long it took
  *   Commands   commands.c   the loop over an entry's commands; unit.c: how one of them runs
  *
  * It calls Python for the handler, for messages that are not plain, and for all that is rare, so that each rule has one
@@ -14,7 +15,7 @@
  */
 #include "plain.h"
 
-PyTypeObject *slots_type, *sessions_type, *events_type, *commands_type, *plain_type;
+PyTypeObject *slots_type, *sessions_type, *events_type, *commands_type, *plain_type, *handlers_type;
 
 static PyMethodDef functions[] = {
     {"put_event", put_event_from_python, METH_VARARGS,
@@ -43,7 +44,7 @@ PyMODINIT_FUNC PyInit__fold(void)
     PyObject *module = PyModule_Create(&definition);
     if (module && add_type(module, &slots_spec, &slots_type) && add_type(module, &sessions_spec, &sessions_type) &&
         add_type(module, &events_spec, &events_type) && add_type(module, &commands_spec, &commands_type) &&
-        add_type(module, &plain_spec, &plain_type))
+        add_type(module, &plain_spec, &plain_type) && add_type(module, &handlers_spec, &handlers_type))
         return module;
     Py_XDECREF(module);
     return NULL;

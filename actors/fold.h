@@ -21,6 +21,14 @@ struct sessions_object {
     int64_t timeout_ns;
 };
 
+struct handlers {
+    PyObject_HEAD
+    Py_buffer words;
+    size_t rows;     /* 0: nothing is counted */
+    uint32_t until;  /* calls until one is timed again */
+    uint32_t chance;
+};
+
 struct events {
     PyObject_HEAD
     struct fifo kept;
@@ -30,8 +38,8 @@ struct events {
 };
 
 /* Set when the module is made, which happens once in a process. */
-extern PyTypeObject *slots_type, *sessions_type, *events_type, *commands_type;
-extern PyType_Spec slots_spec, sessions_spec, events_spec, commands_spec;
+extern PyTypeObject *slots_type, *sessions_type, *events_type, *commands_type, *handlers_type;
+extern PyType_Spec slots_spec, sessions_spec, events_spec, commands_spec, handlers_spec;
 
 /* bytes.c */
 
@@ -49,6 +57,14 @@ PyObject *fifo_list(const struct fifo *fifo);
 /* An instance with zeros for its fields. */
 void *new_instance(PyTypeObject *type);
 void end_instance(PyObject *self);
+
+/* handlers.c */
+
+/* Call a handler, and count it in this row; a new reference, or NULL with what it raised. */
+PyObject *handlers_call(struct handlers *handlers, size_t row, PyObject *call, PyObject *instance, PyObject *message,
+                        PyObject *context);
+/* Whether there is this row. */
+int handlers_has(const struct handlers *handlers, size_t row);
 
 /* events.c */
 

@@ -11,6 +11,9 @@ from enum import IntEnum
 from struct import Struct
 from typing import Final
 
+HANDLER_WORDS: Final = 4
+"""Of a row of the handlers' figures: message id, calls, calls that were timed, their nanoseconds (handlers.c)."""
+
 
 class SlotType(IntEnum):
     """What a slot is; the second field of its header."""

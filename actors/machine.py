@@ -62,8 +62,11 @@ class Machine:
         position: memoryview | None = None,
         state: State | None = None,
         watch: Watch | None = None,
+        figures: memoryview | None = None,
     ) -> None:
         """`position`: three words that name the unit that runs (index, ordinal, message id).
+
+        `figures`: rows of four words, in which the calls of handlers are counted (handlers.c).
 
         `watch` is called with the ordinal of each unit that is about to run.
         """
@@ -74,7 +77,9 @@ class Machine:
         self._skips: set[tuple[int, int]] = set()
         self._slots = _fold.Slots()
         words = memoryview(bytearray(24)).cast("Q") if position is None else position
-        self._units = Units(app, self.state, self.limits, seed, strict, words, self._slots, watch)
+        self._units = Units(
+            app, self.state, self.limits, seed, strict, words, self._slots, watch, figures
+        )
         self._units.begin_entry(self.state.index, self.state.time_ns)
         self._commands = _fold.Commands(
             self._units,
@@ -190,12 +195,22 @@ class Machine:
         strict: bool = False,
         position: memoryview | None = None,
         watch: Watch | None = None,
+        figures: memoryview | None = None,
         warn: restoring.Warn | None = None,
     ) -> "Machine":
         """The machine that wrote these chunks."""
         limits = limits or Limits()
         state = restoring.read(app, limits, seed, chunks, warn)
-        return cls(app, limits, seed, strict=strict, position=position, state=state, watch=watch)
+        return cls(
+            app,
+            limits,
+            seed,
+            strict=strict,
+            position=position,
+            state=state,
+            watch=watch,
+            figures=figures,
+        )
 
     def instance(self, cls: type, key: Key) -> Any:
         """The live actor, for tests and tools, which must not change it; KeyError if none."""

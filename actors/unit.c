@@ -303,7 +303,8 @@ static int run_handler(struct commands *self, const struct unit *unit, struct la
     if (!new_message)
         return end_undecoded(self, unit);
     Py_INCREF(instance); /* whatever the handler does to the table of actors */
-    PyObject *new_result = PyObject_CallFunctionObjArgs(lane->call, instance, new_message, self->context, NULL);
+    PyObject *new_result = handlers_call((struct handlers *)self->handlers, lane->row, lane->call, instance,
+                                         new_message, self->context);
     struct encoded encoded;
     encoded.length = 0;
     encoded.new_text = NULL;

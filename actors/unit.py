@@ -24,7 +24,7 @@ from .context import CancelTimer, Context, Output, Send, SetTimer
 from .errors import Rejected, StrictViolation
 from .failure import Code, Undecodable, WrongReply, describe_error, encoded_text
 from .fold import Quarantine, State
-from .layout import Status
+from .layout import HANDLER_WORDS, Status
 from .limits import Limits
 from .plain import plain
 from .timers import Timer
@@ -45,6 +45,8 @@ class Lane(NamedTuple):
     replies: dict[type, int]
     actor: ActorType
     route: Route
+    row: int
+    """Of the handlers' figures."""
 
 
 class Units:
@@ -60,6 +62,7 @@ class Units:
         position: memoryview,
         slots: _fold.Slots,
         watch: Watch | None,
+        figures: memoryview | None = None,
     ) -> None:
         self._app = app
         self._state = state
@@ -76,6 +79,8 @@ class Units:
         # The actors that the running unit has sent to, and the method that runs, for a failure.
         self._touched: list[tuple[ActorType, bytes]] = []
         self._method = ""
+        self.handlers = _fold.Handlers(figures)
+        self._rows = _rows(app, figures)
         self._sends = self._lanes(app.commands)
         # What clients may send.
         self.commands = {
@@ -95,7 +100,7 @@ class Units:
         lane = self.commands.get(id)
         if lane is None:
             return Status.UNKNOWN_MESSAGE, 0, b"no actor takes message %d from a client" % id
-        decode, instances, call, replies, actor, route = lane
+        decode, instances, call, replies, actor, route, row = lane
         if self._watch is not None:
             self._watch(ordinal)
         self._position[1] = ordinal
@@ -124,7 +129,7 @@ class Units:
         try:
             if created:
                 instance = self._create(actor, key)
-            result: object = call(instance, message, context)
+            result: object = self.handlers.call(row, call, instance, message, context)
             reply_id = replies.get(type(result))
             if reply_id is None:
                 raise WrongReply(f"returned {type(result).__name__}, which it does not promise")
@@ -159,7 +164,8 @@ class Units:
         context._key = key
         try:
             instance = lane.instances[key]
-            result = lane.call(instance, self._decode(lane, timer.body), context)
+            message = self._decode(lane, timer.body)
+            result = self.handlers.call(lane.row, lane.call, instance, message, context)
             if result is not None:
                 raise WrongReply(f"returned {type(result).__name__}; a timer returns None")
             if self.outputs:
@@ -207,7 +213,7 @@ class Units:
         context._key = key
         context._mode = "query"
         try:
-            result: object = lane.call(instance, message, context)
+            result: object = self.handlers.call(lane.row, lane.call, instance, message, context)
             reply_id = lane.replies.get(type(result))
             if reply_id is None:
                 raise WrongReply(f"returned {type(result).__name__}, which it does not promise")
@@ -234,6 +240,7 @@ class Units:
                 *lane[:5],
                 lane.actor.id,
                 lane.route.versions.current,
+                lane.row,
                 plain(lane.route.message),
                 {reply: plain(reply) for reply in lane.replies},
             )
@@ -244,7 +251,15 @@ class Units:
         lanes: dict[int, Lane] = {}
         for id, route in routes.items():
             instances = self._state.actors.setdefault(route.actor.id, {})
-            lanes[id] = Lane(route.decode, instances, route.call, route.replies, route.actor, route)
+            lanes[id] = Lane(
+                route.decode,
+                instances,
+                route.call,
+                route.replies,
+                route.actor,
+                route,
+                self._rows[id],
+            )
         return lanes
 
     def _refusal(self, actor: ActorType, key: bytes) -> Answer | None:
@@ -314,7 +329,8 @@ class Units:
         context._actor = actor
         context._key = send.key
         context._depth = send.depth
-        result = lane.call(instance, self._decode(lane, send.body), context)
+        message = self._decode(lane, send.body)
+        result = self.handlers.call(lane.row, lane.call, instance, message, context)
         if type(result) not in lane.replies:
             raise WrongReply(f"returned {type(result).__name__}, which it does not promise")
 
@@ -399,3 +415,16 @@ CODES: dict[type[BaseException], Code] = {
     WrongReply: Code.WRONG_REPLY,
     Undecodable: Code.UNDECODABLE,
 }
+
+
+def _rows(app: App, figures: memoryview | None) -> dict[int, int]:
+    """The row of each message that a handler takes; those that find none of their own share the last, which has no id."""
+    ids = sorted({*app.commands, *app.queries, *app.timers})
+    if figures is None:
+        return dict.fromkeys(ids, 0)
+    rows = len(figures) // HANDLER_WORDS
+    for row, id in enumerate(ids[:rows]):
+        figures[row * HANDLER_WORDS] = id
+    if len(ids) > rows:
+        figures[(rows - 1) * HANDLER_WORDS] = 0
+    return {id: min(row, rows - 1) for row, id in enumerate(ids)}

@@ -3,10 +3,14 @@
 from collections import deque
 from collections.abc import Mapping
 
+from ..actors.layout import HANDLER_WORDS
 from ..shm import Consumer, Counters, Histogram, Schema
 from . import gateway, recording
 from .topology import CONSENSUS, GATEWAY, JOURNAL, LOGIC, PROCESSES, rings_of
 from .trail import Trail
+
+HANDLERS_MAX = 512
+"""How many handlers have a row of their own in logic's figures; those beyond share the last."""
 
 _SCHEMAS = {
     GATEWAY: gateway.SCHEMA,
@@ -28,6 +32,7 @@ _SCHEMAS = {
     LOGIC: Schema(
         counters=("entries", "applied_index", "waits_for_space", "snapshots", "quarantined"),
         histograms=("apply_ns", "fork_ns"),
+        words={"handlers": HANDLER_WORDS * HANDLERS_MAX},
     ),
 }
 

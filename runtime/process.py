@@ -296,14 +296,16 @@ def _run_logic(handed: Handed) -> int:
         handed.report({"warning": f"Taking up a snapshot: {sentence}"})
 
     def rebuild(content: Iterable[bytes]) -> Machine:
-        words = position.words
-        return Machine.restore(app, limits, seed, content, position=words, warn=warn)
+        return Machine.restore(
+            app, limits, seed, content, position=position.words, figures=figures, warn=warn
+        )
 
     signal.signal(signal.SIGCHLD, lambda number, frame: None)  # It ends a wait: see SnapshotChild.
     gc.disable()  # Collected between entries, never inside a handler.
     attachment, counters = _attach(handed, LOGIC)
+    figures = counters.words["handlers"] if recording.is_recording() else None
     shell = Logic(
-        Machine(app, limits, seed, position=position.words),
+        Machine(app, limits, seed, position=position.words, figures=figures),
         build,
         rebuild,
         SnapshotChild(

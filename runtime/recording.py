@@ -57,10 +57,15 @@ def together(schemas: Iterable[Schema]) -> Schema:
     return Schema(counters, histograms, words)
 
 
+def is_recording() -> bool:
+    """Whether it is not switched off."""
+    return os.environ.get(VARIABLE) != OFF
+
+
 def record(process: str, attachment: Attachment, counters: Counters) -> None:
     """From now on, unless it is switched off."""
     assert process in PROCESSES
-    if os.environ.get(VARIABLE) == OFF:
+    if not is_recording():
         return
     histograms = counters.histograms
     for name, ring in attachment.consumers.items():

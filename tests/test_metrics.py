@@ -72,6 +72,9 @@ def test_a_scrape_says_what_the_counters_say_alive_and_dead(tmp_path: Path) -> N
     assert 0 < alive["leftfold_journal_fsync_seconds_count", ()] <= fsync.count
     assert dead["leftfold_journal_fsync_seconds_count", ()] == fsync.count
     assert dead["leftfold_journal_fsync_seconds_sum", ()] == pytest.approx(fsync.sum / 1e9)
+    handler = (("actor", "Ledger"), ("handler", "Ledger.transfer"), ("message", "Transfer"))
+    assert alive["leftfold_handler_calls_total", handler] == 2_000
+    assert 0 < dead["leftfold_handler_seconds_total", handler] < 60
     for process in PROCESSES:
         assert alive["leftfold_cpu_seconds_total", (("process", process),)] > 0
         assert alive["leftfold_doorbell_total", (("process", process), ("what", "waits"))] >= 0

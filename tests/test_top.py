@@ -194,6 +194,9 @@ def test_stat_and_top_read_a_killed_replica_and_say_that_it_is_dead(
     assert found["processes"]["consensus"]["counters"]["commands"] >= 2_000
     assert found["processes"]["journal"]["histograms"]["fsync_ns"]["p99"] > 0
     assert all(not process["alive"] for process in found["processes"].values())
+    calls = {one["message"]: one["calls"] for one in found["handlers"]}
+    assert calls == {"Transfer": 2_000, "Deposit": 1_000}
+    assert sum(one["share"] for one in found["handlers"]) == pytest.approx(1)
     assert call(["stat", str(running.directory)]) == 0
     assert "dead (it was ready)" in " ".join(capsys.readouterr().out.split())  # Lines are wrapped.
     terminal = Terminal("top", str(running.directory), "--interval", "0.1")
@@ -212,8 +215,9 @@ def test_top_shows_a_replica_under_load_until_q(tmp_path: Path) -> None:
         def lively() -> str | None:
             picture = terminal.picture()
             applied = row_of(picture, "applied", "logic")
-            handler = row_of(picture, "Transfer", "Ledger")
-            return picture if applied and applied[0] != "0" and handler else None
+            handler = row_of(picture, "Ledger.transfer", "Transfer")
+            rates = re.search(r"[1-9][\d,]* commands/s", picture)
+            return picture if rates and applied and applied[0] != "0" and handler else None
 
         picture = wait_until(lively, "top shows what the load does")
         assert terminal.process.poll() is None
@@ -224,7 +228,6 @@ def test_top_shows_a_replica_under_load_until_q(tmp_path: Path) -> None:
 
     assert code == 0
     assert f"{LEDGER} in {running.directory}: ready" in picture
-    assert re.search(r"[1-9][\d,]* commands/s", picture)
     for process in PROCESSES:
         assert row_of(picture, process)[0] == str(pids[process])
         assert "%" in row_of(picture, process)[1:3]

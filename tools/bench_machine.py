@@ -3,9 +3,10 @@
     python -m leftfold.tools.bench_machine [--commands N] [--runs N] [--accounts N] [--json]
 
 Transfers of eight sessions, each with up to 1,024 requests unanswered, in entries of 2,500: dispatch,
-admission, decoding, the handler, encoding, the kept reply and the digest. The same entries go
-through the road in Python that a watched machine takes, and each part is measured by itself; what
-is left of the whole is the rest. Runs of all of them follow one another, so that a disturbance
+admission, decoding, the handler, encoding, the kept reply, the digest and the handlers' figures. The
+same entries go through a machine that counts no calls, so what the figures cost shows, and through the
+road in Python that a watched machine takes; and each part is measured by itself: what is left of the
+whole is the rest. Runs of all of them follow one another, so that a disturbance
 meets all; the figures are CPU time per transfer, the least of the runs, which is the one that was
 disturbed least, and their median. Garbage collection rests. There is no threshold here.
 """
@@ -39,6 +40,8 @@ UNANSWERED_MAX = 1_024
 ENTRY_COMMANDS = 2_500
 KEY = b"ledger"
 SEED = 1
+FIGURES = 512
+"""Words for the handlers' figures."""
 Figures = dict[str, float]
 
 
@@ -50,9 +53,11 @@ class Work:
     bodies: list[bytes]
     accounts: int
 
-    def machine(self, watched: bool) -> Machine:
+    def machine(self, watched: bool, counted: bool = True) -> Machine:
         """A machine with the accounts and the sessions, before the first transfer."""
-        machine = Machine(ledger, None, SEED, watch=_ignore if watched else None)
+        figures = memoryview(bytearray(8 * FIGURES)).cast("Q") if counted else None
+        watch = _ignore if watched else None
+        machine = Machine(ledger, None, SEED, watch=watch, figures=figures)
         actor = ledger.actor_type(Ledger)
         machine.state.actors[actor.id][KEY] = self.ledger()
         machine.state.actors_count = 1
@@ -100,12 +105,13 @@ def work_of(commands: int, accounts: int) -> Work:
     return Work(entries, bodies, accounts)
 
 
-def measure(work: Work) -> Figures:
-    """Nanoseconds per transfer of the whole, on both roads, and of each part, once."""
+def measure(work: Work, rotation: int = 0) -> Figures:
+    """Nanoseconds per transfer of the whole, on each road, and of each part, once."""
     found: Figures = {}
     digests: set[int] = set()
-    for name, watched in (("machine_ns", False), ("python_ns", True)):
-        machine = work.machine(watched)
+    roads = (("machine_ns", False, True), ("uncounted_ns", False, False), ("python_ns", True, True))
+    for name, watched, counted in roads if rotation % 2 else roads[::-1]:
+        machine = work.machine(watched, counted)
         found[name] = timed(lambda machine=machine: fold(machine, work.entries))
         digests.add(machine.digest)
     assert len(digests) == 1, "the two roads answer differently"
@@ -153,16 +159,17 @@ def run(commands: int, runs: int, accounts: int) -> dict[str, Any]:
     """All figures."""
     work = work_of(commands, accounts)
     measured: dict[str, list[float]] = {}
-    for _ in range(runs):
-        for name, value in measure(work).items():
+    for at in range(runs):
+        for name, value in measure(work, at).items():
             measured.setdefault(name, []).append(value)
     least = with_rest({name: min(values) for name, values in measured.items()})
     median = with_rest({name: statistics.median(values) for name, values in measured.items()})
-    # By run, since the two roads of one run met the same disturbances.
-    ratios = [
-        python / machine
-        for python, machine in zip(measured["python_ns"], measured["machine_ns"], strict=True)
-    ]
+
+    def ratio(over: str, under: str) -> float:
+        """By run, since the roads of one run met the same disturbances."""
+        pairs = zip(measured[over], measured[under], strict=True)
+        return statistics.median(one / other for one, other in pairs)
+
     return {
         "machine": {
             "cores": os.cpu_count(),
@@ -174,7 +181,8 @@ def run(commands: int, runs: int, accounts: int) -> dict[str, Any]:
         "accounts": accounts,
         "least": least,
         "median": median,
-        "python_by_machine": statistics.median(ratios),
+        "python_by_machine": ratio("python_ns", "machine_ns"),
+        "counted_by_uncounted": ratio("machine_ns", "uncounted_ns"),
         "runs": measured,
     }
 
@@ -200,6 +208,7 @@ def show(found: dict[str, Any]) -> None:
         "handler_ns": "  handler",
         "encode_ns": "  encoder",
         "rest_ns": "  rest",
+        "uncounted_ns": "the machine, counting no calls",
         "python_ns": "the road in Python",
         "msgspec_decode_ns": "  msgspec's decoder",
         "msgspec_encode_ns": "  msgspec's encoder",
@@ -209,6 +218,10 @@ def show(found: dict[str, Any]) -> None:
         table.add_row(title, f"{least / 1e3:.3f} us", f"{median / 1e3:.3f} us")
     console.print(table)
     console.print(f"the road in Python takes {found['python_by_machine']:.2f} times as long")
+    console.print(
+        f"counting calls takes {found['counted_by_uncounted'] - 1:+.1%}, the median of the runs; "
+        f"{found['least']['machine_ns'] / found['least']['uncounted_ns'] - 1:+.1%} of the least"
+    )
 
 
 def main() -> None:

@@ -1,86 +1,102 @@
-"""Which handlers the time of logic goes to, by looking often where logic is.
+"""What each handler does: how often it was called and what it takes, in a window.
 
-Logic writes its place into mapped memory before each command (runtime/position.py), for the supervisor's sake. Reading those words
-costs it nothing; a look that finds it applying counts for the message that it names. So shares of time are found, with the error
-of a sample, and no calls. What the machine itself does before a handler runs counts for the command before it.
+Logic counts every call, and times the first of each handler and about one in 32 later (actors/handlers.c); from these the time
+of all is told, with the error of a sample. It is the handler's own time: decoding, encoding and keeping the reply are not in it, nor are
+the handlers of what it sends, which have rows of their own. The app gives the names; where it cannot be imported, ids are shown.
 """
 
-from collections import Counter
-from pathlib import Path
-
-from attrs import define, field, frozen
+from attrs import define, frozen
 
 from ..actors import App
+from ..actors.layout import HANDLER_WORDS
 from ..runtime.discovery import load_app
 from ..runtime.errors import OperatorError
-from ..runtime.position import IDLE, MESSAGE, QUERYING, RUNNING, Position
+from ..runtime.topology import LOGIC
+from .reading import Reading, Window
 
-IDLE_NAME = "(between entries)"
-QUERY_NAME = "(a query)"
+WORDS = "handlers"
+OTHERS = "(all others)"
 
 
 @frozen
-class Share:
-    """One message: how much of the looks found its handler, and how much of the time logic applied."""
+class Handled:
+    """One handler in a window."""
 
     message: str
     actor: str
-    looks: int
-    of_all: float
-    of_applying: float
+    handler: str
+    calls: int
+    each_ns: float | None
+    """None: no call was timed yet."""
+    share: float
+    """Of all time in the window, or of all handlers' where there is no window."""
+    calls_per_s: float | None
 
 
 @define
-class Looks:
-    """Counts what logic was found at."""
+class Names:
+    """Who takes which message."""
 
-    position: Position
     app: App | None
-    found: Counter[int] = field(factory=Counter[int], init=False)
-    idle: int = field(default=0, init=False)
-    querying: int = field(default=0, init=False)
 
     @classmethod
-    def at(cls, directory: Path, app_name: str | None) -> "Looks | None":
-        """Of a replica's directory; None where logic has never been. The app is there for names alone."""
+    def of(cls, app_name: str | None) -> "Names":
+        """Of the app that a replica names."""
         try:
-            position = Position.open(directory / "position")
-        except (OSError, ValueError):
-            return None
-        try:
-            app = load_app(app_name) if app_name else None
+            return cls(load_app(app_name) if app_name else None)
         except OperatorError:
-            app = None
-        return cls(position, app)
+            return cls(None)
 
-    def look(self) -> None:
-        """Once."""
-        words = self.position.words
-        running, message = words[RUNNING], words[MESSAGE]
-        if running == IDLE:
-            self.idle += 1
-        elif running == QUERYING:
-            self.querying += 1
-        else:
-            self.found[message] += 1
+    def of_message(self, id: int) -> tuple[str, str, str]:
+        """(message, actor type, method)."""
+        if not id:
+            return OTHERS, "-", "-"
+        if self.app is not None:
+            for routes in (self.app.commands, self.app.queries, self.app.timers):
+                if id in routes:
+                    route = routes[id]
+                    return route.message.__name__, route.actor.name, route.method.name
+        return f"message {id}", "-", "-"
 
-    def forget(self) -> None:
-        """Begin again."""
-        self.found.clear()
-        self.idle = self.querying = 0
 
-    def shares(self) -> list[Share]:
-        """The greatest first."""
-        applying = self.found.total()
-        looks = applying + self.idle + self.querying
-        return [
-            Share(*self.name_of(message), count, count / looks, count / applying)
-            for message, count in self.found.most_common()
-        ]
+def handled(window: Window, names: Names) -> list[Handled]:
+    """Those that were called, the one with the most time first."""
+    whole = counted(window.after)
+    before = {} if window.before is window.after else counted(window.before)
+    rows: list[tuple[int, int, float | None]] = []
+    for id, (calls, timed, timed_ns) in whole.items():
+        was = before.get(id, (0, 0, 0))
+        if calls < was[0]:  # Another start's file.
+            was = (0, 0, 0)
+        if calls == was[0]:
+            continue
+        # Too few for a sample in the window: what it took on the whole.
+        each = timed_ns / timed if timed else None
+        if timed > was[1]:
+            each = (timed_ns - was[2]) / (timed - was[1])
+        rows.append((id, calls - was[0], each))
+    all_ns = sum(calls * (each or 0.0) for _, calls, each in rows)
+    span_ns = window.seconds * 1e9 or all_ns
+    found = [
+        Handled(
+            *names.of_message(id),
+            calls,
+            each,
+            calls * (each or 0.0) / span_ns if span_ns else 0.0,
+            calls / window.seconds if window.seconds else None,
+        )
+        for id, calls, each in rows
+    ]
+    return sorted(found, key=lambda one: (-one.share, -one.calls, one.message))
 
-    def name_of(self, message_id: int) -> tuple[str, str]:
-        """(message, actor type), as far as the app is known here."""
-        route = None if self.app is None else self.app.commands.get(message_id)
-        if route is not None:
-            return route.message.__name__, route.actor.name
-        return (f"message {message_id}" if message_id else "(opening and closing sessions)"), "-"
+
+def counted(reading: Reading) -> dict[int, tuple[int, int, int]]:
+    """(calls, timed calls, their ns) by message id; 0: those without a row of their own."""
+    logic = reading.roles.get(LOGIC)
+    words = () if logic is None else logic.words.get(WORDS, ())
+    found: dict[int, tuple[int, int, int]] = {}
+    for at in range(0, len(words), HANDLER_WORDS):
+        id, calls, timed, timed_ns = (words[at + word] for word in range(HANDLER_WORDS))
+        if calls:
+            found[id] = (calls, timed, timed_ns)
+    return found

@@ -18,6 +18,7 @@ from ..runtime.errors import OperatorError
 from ..runtime.recording import DOORBELL
 from ..runtime.topology import PROCESSES
 from ..shm import HistogramSnapshot
+from .handlers import Names, counted
 from .ranges import Port
 from .reading import Reading, take
 from .status import DEFAULT_DIRECTORY
@@ -105,6 +106,7 @@ class Collector:
         yield cpu
         yield from _counters(reading)
         yield from _doorbells(reading)
+        yield from _handlers(reading)
         yield from _histograms(reading)
 
 
@@ -130,6 +132,23 @@ def _doorbells(reading: Reading) -> "Iterator[Metric]":
         for what, value in zip(DOORBELL, snapshot.words.get("doorbell", ()), strict=False):
             family.add_metric([process, what], value)
     yield family
+
+
+def _handlers(reading: Reading) -> "Iterator[Metric]":
+    """Seconds are those of all calls, told from the calls that were timed."""
+    from prometheus_client.core import CounterMetricFamily
+
+    labels = ["actor", "handler", "message"]
+    calls = CounterMetricFamily("leftfold_handler_calls", "Calls of handlers.", labels=labels)
+    spent = CounterMetricFamily("leftfold_handler_seconds", "Time in handlers.", labels=labels)
+    names = Names.of(reading.status.get("app"))
+    for id, (count, timed, timed_ns) in counted(reading).items():
+        message, actor, handler = names.of_message(id)
+        calls.add_metric([actor, handler, message], count)
+        if timed:
+            spent.add_metric([actor, handler, message], timed_ns / timed * count / NS_PER_S)
+    yield calls
+    yield spent
 
 
 def _histograms(reading: Reading) -> "Iterator[Metric]":

@@ -20,7 +20,7 @@ from ..runtime.errors import OperatorError
 from ..runtime.topology import CONSENSUS, GATEWAY, PROCESSES
 from ..shm import HistogramSnapshot
 from .flames import MISSING, Flame, Flames, find
-from .handlers import Looks
+from .handlers import Names, handled
 from .reading import HOPS, WHOLE, Reading, Window, figures_of, take
 from .status import DEFAULT_DIRECTORY
 
@@ -28,7 +28,6 @@ PAGE = Path(__file__).with_name("profile.html")
 PLACE = '{"figures": null}'
 """Where the figures go in the page."""
 STEPS = 80
-LOOK_S = 0.002
 SECONDS_MAX = 3600.0
 
 
@@ -99,11 +98,11 @@ class Series:
 def observe(first: Reading, seconds: float, *, flames: bool) -> dict[str, Any]:
     """Look at a live replica for so long; all that the page shows."""
     status = first.status
-    looks = Looks.at(first.directory, status.get("app"))
+    names = Names.of(status.get("app"))
     pids = {name: status["pids"][name] for name in PROCESSES}
     with tempfile.TemporaryDirectory(prefix="leftfold-profile-") as place:
         samplers = Flames.start(pids if flames else {}, seconds, Path(place))
-        first, series, last = _watch(take(first.directory), seconds, looks)
+        first, series, last = _watch(take(first.directory), seconds)
         stacks = samplers.collect()
     window = Window(first, last)
     return {
@@ -119,22 +118,17 @@ def observe(first: Reading, seconds: float, *, flames: bool) -> dict[str, Any]:
         "hops": [_hop(window, hop) for hop in HOPS],
         "curves": [_curve(window, *one) for one in _curves()],
         "series": asdict(series),
-        "handlers": [asdict(share) for share in looks.shares()] if looks is not None else [],
-        "looks": looks.found.total() + looks.idle + looks.querying if looks is not None else 0,
+        "handlers": [asdict(one) for one in handled(window, names)],
         "flames": {name: asdict(_flame(stacks, name, flames=flames)) for name in PROCESSES},
     }
 
 
-def _watch(first: Reading, seconds: float, looks: Looks | None) -> tuple[Reading, Series, Reading]:
+def _watch(first: Reading, seconds: float) -> tuple[Reading, Series, Reading]:
     series, before = Series(), first
     step_s = max(0.1, seconds / STEPS)
     until_s = time.monotonic() + seconds
     while time.monotonic() < until_s:
-        step_ends_s = min(until_s, time.monotonic() + step_s)
-        while time.monotonic() < step_ends_s:
-            time.sleep(LOOK_S)
-            if looks is not None:
-                looks.look()
+        time.sleep(max(0.0, min(step_s, until_s - time.monotonic())))
         after = take(first.directory)
         if not after.alive:
             raise OperatorError(

@@ -8,14 +8,16 @@ import json as json_module
 import time
 from pathlib import Path
 
+from attrs import asdict
 from rich.console import Console, Group
 
 from ..runtime.errors import OperatorError
 from ..runtime.topology import PROCESSES
+from .handlers import Names, handled
 from .hdrlog import Interval, write
 from .reading import Window, report_of, take
 from .status import DEFAULT_DIRECTORY
-from .tables import headline, hops_of, processes_of, rings_of
+from .tables import handlers_of, headline, hops_of, processes_of, rings_of
 
 SECONDS_MAX = 3600.0
 
@@ -44,13 +46,21 @@ def stat(
     if not 0 < seconds <= SECONDS_MAX:
         raise OperatorError(f"--seconds goes from above 0 to {SECONDS_MAX:.0f}.")
     window = observe(directory, seconds)
+    names = Names.of(window.after.status.get("app"))
     if hdr is not None:
         _write_hdr(hdr, window)
     if json:
-        print(json_module.dumps(report_of(window), indent=2))
+        handlers = [asdict(one) for one in handled(window, names)]
+        print(json_module.dumps(report_of(window) | {"handlers": handlers}, indent=2))
         return
     Console(highlight=False).print(
-        Group(headline(window), processes_of(window), hops_of(window), rings_of(window))
+        Group(
+            headline(window),
+            processes_of(window),
+            hops_of(window),
+            rings_of(window),
+            handlers_of(window, names),
+        )
     )
 
 

@@ -7,6 +7,7 @@ from ..runtime.config import KIB, TransportLimits
 from ..runtime.quarantines import sentences
 from ..runtime.topology import CONSENSUS, GATEWAY, JOURNAL, PROCESSES, RINGS
 from ..shm import HistogramSnapshot
+from .handlers import Names, handled
 from .reading import HOPS, WHOLE, Window
 
 BATCHED = (
@@ -98,6 +99,24 @@ def rings_of(window: Window) -> Table:
             f"{row.producer} → {row.consumer}",
             *(f"{100 * size / capacity:.1f} %" for size in (used, *_sizes(fill))),
             *(_bytes(size) for size in _sizes(batch)),
+        )
+    return table
+
+
+def handlers_of(window: Window, names: Names, shown: int | None = None) -> Table:
+    """Each handler that was called; those that take most of the time first."""
+    table = _table("handler", "message")
+    share = "of the time" if window.seconds else "of all handlers"
+    for heading in ("calls", "calls/s", "each", share):
+        table.add_column(heading, justify="right")
+    for one in handled(window, names)[:shown]:
+        table.add_row(
+            one.handler,
+            one.message,
+            f"{one.calls:,}",
+            "-" if one.calls_per_s is None else f"{one.calls_per_s:,.0f}",
+            "-" if one.each_ns is None else shown_ns(one.each_ns),
+            f"{one.share:.1%}",
         )
     return table
 

@@ -1,8 +1,7 @@
 """`leftfold top`: a replica's figures live in the terminal, until q.
 
 Everything is a difference of two readings (reading.py), so the replica pays nothing for being watched. A dead replica's
-directory shows its last figures and says that it is dead. Between two pictures logic's place is looked at often, for the
-handlers' shares of its time (handlers.py).
+directory shows its last figures and says that it is dead.
 """
 
 import contextlib
@@ -17,16 +16,14 @@ from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from ..runtime.errors import OperatorError
-from .handlers import Looks
+from .handlers import Names
 from .reading import Window, take
 from .status import DEFAULT_DIRECTORY
-from .tables import headline, hops_of, processes_of, rings_of
+from .tables import handlers_of, headline, hops_of, processes_of, rings_of
 
-LOOK_S = 0.004
 INTERVAL_S_MIN = 0.1
 HANDLERS_SHOWN = 8
 QUIT = b"qQ\x03\x1b"
@@ -47,47 +44,26 @@ def top(directory: Path = DEFAULT_DIRECTORY, /, *, interval: float = 1.0) -> Non
     before = take(directory)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise OperatorError("top needs a terminal: use `leftfold stat` for figures without one.")
-    looks = Looks.at(directory, before.status.get("app"))
+    names = Names.of(before.status.get("app"))
     console = Console(highlight=False)
     live = Live(console=console, screen=True, auto_refresh=False, vertical_overflow="crop")
     with _keys() as keys, live:
-        live.update(picture(Window(before, before), None), refresh=True)
-        while not _pressed(keys, interval, looks if before.alive else None):
+        live.update(picture(Window(before, before), names), refresh=True)
+        while not _pressed(keys, interval):
             after = take(directory)
             # Without a replica there is no window: what is shown is all that it ever did.
             window = Window(before, after) if after.alive else Window(after, after)
-            live.update(picture(window, looks), refresh=True)
+            live.update(picture(window, names), refresh=True)
             before = after
-            if looks is not None:
-                looks.forget()
 
 
-def picture(window: Window, looks: Looks | None) -> Group:
+def picture(window: Window, names: Names) -> Group:
     """One picture."""
     parts: list[RenderableType] = [headline(window), Text(), processes_of(window), Text()]
     parts += [hops_of(window), Text(), rings_of(window)]
-    if looks is not None and looks.found:
-        parts += [Text(), handlers_of(looks)]
+    parts += [Text(), handlers_of(window, names, HANDLERS_SHOWN)]
     parts.append(Text("q: quit", style="dim"))
     return Group(*parts)
-
-
-def handlers_of(looks: Looks) -> Table:
-    """Where logic was found."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("handler of")
-    table.add_column("actor")
-    for heading in ("of logic's time", "of applying", "looks"):
-        table.add_column(heading, justify="right")
-    for share in looks.shares()[:HANDLERS_SHOWN]:
-        table.add_row(
-            share.message,
-            share.actor,
-            f"{share.of_all:.1%}",
-            f"{share.of_applying:.1%}",
-            f"{share.looks}",
-        )
-    return table
 
 
 @contextlib.contextmanager
@@ -102,15 +78,12 @@ def _keys() -> Generator[int]:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 
-def _pressed(keys: int, seconds: float, looks: Looks | None) -> bool:
-    """Wait that long, looking at logic meanwhile; whether somebody wants to leave."""
+def _pressed(keys: int, seconds: float) -> bool:
+    """Wait that long; whether somebody wants to leave."""
     until_s = time.monotonic() + seconds
     while (left_s := until_s - time.monotonic()) > 0:
-        wait_s = left_s if looks is None else min(left_s, LOOK_S)
-        if select.select([keys], [], [], wait_s)[0]:
+        if select.select([keys], [], [], left_s)[0]:
             pressed = os.read(keys, 64)
             if not pressed or any(key in QUIT for key in pressed):
                 return True
-        if looks is not None:
-            looks.look()
     return False
