@@ -36,7 +36,7 @@ from .identity import Identity
 from .metrics import publish_fill, record_reached
 from .peering import Peering
 from .persisting import Persisting
-from .recovered import IN_FLIGHT_ENTRIES_MAX, log_of, raft_config
+from .recovered import IN_FLIGHT_ENTRIES_MAX, damage_of, log_of, raft_config
 from .separation import Refusal, Separator
 from .snapshot_points import SnapshotPoints
 from .state_checks import CHECK, StateChecks
@@ -470,12 +470,16 @@ class Consensus:
         ]
         if recovered.membership:
             configurations.insert(0, (snapshot, Membership.decode(recovered.membership)))
+        if self.config.peer_address:
+            promised = recovered.term, recovered.voted_for, recovered.commit
+            self.persisting.repeated = slots.pack_hard_state(*promised)
         self.raft = Raft(
             raft_config(self.config, self.identity, self.tick_ns, last=recovered.last),
             HardState(recovered.term, recovered.voted_for, recovered.commit),
             log_of(recovered),
             applied,
             configurations=configurations,
+            damage=damage_of(recovered),
         )
         if snapshot:
             stored = Stored(snapshot, recovered.snapshot_term, recovered.snapshot_file_bytes)
@@ -562,6 +566,11 @@ class Consensus:
             if ready.fetch or ready.fetch_chunks:
                 self.peering.ask_journal(ready.fetch, ready.fetch_chunks)
             self._give(ready)
+            if ready.repaired:
+                self.persisting.write(slots.pack_repaired())
+                self.report(
+                    {"notice": "What the journal had lost is there again: this replica counts."}
+                )
             if ready.term_to_start:
                 self._start_term()
         if done:
@@ -723,4 +732,5 @@ class Consensus:
         if self.leader:
             return self.serve_from is not None and self.applied_index >= self.serve_from
         following = self.raft.leader_id and self.raft.role is Role.FOLLOWER
-        return bool(following) and self.applied_index >= self.raft.commit
+        behind = self.raft.is_damaged or self.applied_index < self.raft.commit
+        return bool(following) and not behind

@@ -39,6 +39,14 @@ def write_new(path: Path, content: bytes) -> bool:
     return True
 
 
+def replace(path: Path, content: bytes) -> None:
+    """Write a file whole, in place of what has the name."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    _write_synced(temporary, content)
+    temporary.replace(path)
+    sync_directory(path.parent)
+
+
 def _write_synced(path: Path, content: bytes) -> None:
     opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     with os.fdopen(opened, "wb") as file:

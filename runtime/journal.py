@@ -12,7 +12,8 @@ What the start does with the end of the log, where an earlier process may have d
         that failed may have left it there marked as clean. So it is written again, into a new
         segment whose header ends the old one before it. A torn batch is left out in the same way.
     damage below the last mark
-        CorruptJournal with file and offset; nothing is changed.
+        CorruptJournal with file and offset; nothing is changed. A replica that has peers goes on
+        from what lies before it, as one that is to be repaired (salvage.py).
 
 Where a snapshot covers the beginning, the log may begin behind it, but no later: a gap is refused.
 A log that *ends* before a snapshot that the replica took itself has lost entries, and perhaps such
@@ -27,10 +28,11 @@ others: what the entries mean, who may vote, and when old segments may go (`rele
 
 import os
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from . import slots
 from .contents import Contents, Inconsistent
@@ -49,6 +51,7 @@ from .records import (
     SegmentHeader,
     encode_record_header,
 )
+from .salvage import Note, salvage
 from .segments import (
     SEGMENT_BYTES,
     SPARE_NAME,
@@ -96,6 +99,9 @@ class Journal:
     _opened: bool = field(default=False, init=False)
     torn: str | None = field(default=None, init=False)
     """What was cut at the start, in words, if anything was."""
+    note: Note | None = field(default=None, init=False)
+    """What was damaged, and is not repaired."""
+    _has_peers: Callable[[bytes], bool] = field(default=lambda members: False, init=False)
     _unsynced: bool = field(default=False, init=False)
     _marked: bool = field(default=True, init=False)
 
@@ -108,13 +114,18 @@ class Journal:
         segment_bytes: int = SEGMENT_BYTES,
         covered: SnapshotHeader | None = None,
         disk: Disk | None = None,
+        has_peers: Callable[[bytes], bool] | None = None,
     ) -> "Journal":
         """Open or create the journal in `directory`; everything it holds then is durable.
 
-        `covered` is the snapshot that serves: see the head of this file. Raises OperatorError
+        `covered` is the snapshot that serves: see the head of this file. `has_peers` says of the
+        newest membership that is known (empty: as founded) whether there is anybody to be repaired
+        from. Raises OperatorError
         (CorruptJournal, LostJournal, ForeignJournal, NewerFormat) and JournalFailed.
         """
         journal = cls(directory, owner, segment_bytes, disk or Disk())
+        if has_peers is not None:
+            journal._has_peers = has_peers
         return journal._opening(lambda: journal._open(covered))
 
     @classmethod
@@ -153,7 +164,10 @@ class Journal:
     def recovered(self) -> slots.Recovered:
         """What the journal holds."""
         self._settle_time()
-        return self.contents.recovered()
+        found = self.contents.recovered()
+        if self.note is None:
+            return found
+        return evolve(found, damage_last=self.note.last, damage_last_term=self.note.last_term)
 
     @property
     def segments(self) -> int:
@@ -387,12 +401,71 @@ class Journal:
         remains, found, headers = found[:start], found[start:], headers[start:]
         self._refuse_gap(headers[0], covered)
         self.contents.begin(headers[0].first, headers[0].last_term, headers[0].last_time_ns)
-        for (_, path), header, following in zip(found, headers, headers[1:], strict=False):
-            self._recover_segment(path, header, following.sealed)
-        self._recover_end(found[-1][1], headers[-1], covered)
+        self.note = Note.read(self.directory)
+        try:
+            for (_, path), header, following in zip(found, headers, headers[1:], strict=False):
+                self._recover_segment(path, header, following.sealed)
+            self._recover_end(found[-1][1], headers[-1], covered)
+        except CorruptJournal as damage:
+            self._salvage(
+                damage,
+                [(path, header) for (_, path), header in zip(found, headers, strict=True)],
+                covered,
+            )
         self._remove([path for _, path in remains])
         if covered is not None:
             self._go_on_from(covered)
+        if self.note is not None:
+            self._keep_promises(self.note, covered)
+
+    def _salvage(
+        self,
+        damage: CorruptJournal,
+        segments: list[tuple[Path, SegmentHeader]],
+        covered: SnapshotHeader | None,
+    ) -> None:
+        """Go on from what lies before the damage, if there are peers to be repaired from; raise it, if not."""
+        contents = Contents()
+        first = segments[0][1]
+        contents.begin(first.first, first.last_term, first.last_time_ns)
+        found = salvage(segments, contents)
+        configured = [body for _, body in contents.configurations]
+        members = (configured or [covered.membership if covered else b""])[-1]
+        note = self.note if found.note is None else found.note.with_older(self.note)
+        if note is None or not self._has_peers(members):
+            raise damage
+        self.note = note
+        self.note.write(self.directory)
+        self._remove([path for path, _ in reversed(segments[found.at + 1 :])])
+        contents.term, contents.voted_for = self.note.term, self.note.voted_for
+        self.contents = contents
+        self.reader = Reader(contents, self._extent_of)
+        self.closed = {
+            header.segment_id: Closed(header, Extent(path, header.seed, following.sealed))
+            for (path, header), (_, following) in pairwise(segments[: found.at + 1])
+        }
+        path, header = segments[found.at]
+        file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        size = os.fstat(file).st_size
+        self.current = Segment(path, file, header, size, self.disk, offset=found.end)
+        self.current.sync()
+        self._roll([])
+        self.mark()
+
+    def _keep_promises(self, note: Note, covered: SnapshotHeader | None) -> None:
+        """The newest vote is on disk again before the note of it can go."""
+        contents = self.contents
+        if note.term >= contents.term:
+            contents.term, contents.voted_for = note.term, note.voted_for or contents.voted_for
+            self.write(contents.hard_state_slot())
+            self.sync()
+        if covered is not None and covered.index >= note.last:
+            self.repaired()  # All that it had is in the snapshot.
+
+    def repaired(self) -> None:
+        """The replica has again what it had: the note of the damage goes."""
+        Note.remove(self.directory)
+        self.note = None
 
     def _refuse_gap(self, oldest: SegmentHeader, covered: SnapshotHeader | None) -> None:
         """The log must begin no later than behind the snapshot that serves."""
@@ -416,7 +489,7 @@ class Journal:
         contents = self.contents
         term = contents.term_at(covered.index) if covered.index <= contents.last else 0
         if term != covered.term:
-            if not covered.origin:
+            if not covered.origin and self.note is None:
                 raise CorruptJournal(
                     self.current.path,
                     0,
@@ -444,7 +517,9 @@ class Journal:
         """The last segment: go on in it, or write its unmarked end again."""
         scan, rest = self._scan(path, header, None)
         last = rest[-1].last if rest else self.contents.last
-        if covered is not None and last < covered.index and not covered.origin:
+        lost = covered is not None and last < covered.index and not covered.origin
+        if lost and self.note is None:
+            assert covered is not None
             raise CorruptJournal(
                 path,
                 scan.bad_offset or scan.length,

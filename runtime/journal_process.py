@@ -56,7 +56,7 @@ LOOK_EVERY_NS = 1_000_000_000
 LOOK_EVERY_BYTES = 1024 * 1024
 _ENTRY_HEAD = struct.Struct("<IHHQ")
 _TAG = struct.Struct("<H")
-_REQUESTS = (slots.READ, slots.READ_CHUNK, slots.RESTORE, slots.DISCARD)
+_REQUESTS = (slots.READ, slots.READ_CHUNK, slots.RESTORE, slots.DISCARD, slots.REPAIRED)
 _STEPS = (slots.STORE_CHUNK, slots.RESTART)
 """What is done to the disk in the order of the batch, and is not written as it is."""
 
@@ -330,6 +330,8 @@ class JournalProcess:
                 self.restore.capacity // 8 - slots.HEADER_BYTES,
             )
             self._restores.append(restoring)
+        elif kind == slots.REPAIRED:
+            self.journal.repaired()
         else:
             self._discard = max(self._discard, slots.unpack_discard(slot))
             self._release()

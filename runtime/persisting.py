@@ -28,6 +28,9 @@ class Persisting:
     """All that ever went in, waiting or not."""
     waiting: deque[memoryview] = field(factory=deque[memoryview], init=False)
     waiting_bytes: int = field(default=0, init=False)
+    repeated: bytes = field(default=b"", init=False)
+    """Term and vote as they were written last, where each write repeats them: so a damaged record takes no vote with it, and
+    peers can repair the log (salvage.py). Empty: there are no peers."""
     writes: deque[tuple[int, int]] = field(factory=deque[tuple[int, int]], init=False)
     """(bytes handed, sequence) of the writes that are not known to be durable."""
 
@@ -59,6 +62,10 @@ class Persisting:
         if persist.hard_state is not None:
             state = persist.hard_state
             parts.append(slots.pack_hard_state(state.term, state.voted_for, state.commit))
+            if self.repeated:
+                self.repeated = parts[-1]
+        elif self.repeated:
+            parts.append(self.repeated)
         self.write(b"".join(parts))
         self.writes.append((self.handed_bytes, persist.sequence))
 

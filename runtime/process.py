@@ -22,6 +22,7 @@ from attrs import define
 from setproctitle import setproctitle
 
 from ..actors.limits import Limits
+from ..raft import Membership
 from ..shm import Counters, ShmError, die_with_parent
 from . import agent, memory, recording
 from .addresses import shown
@@ -233,6 +234,12 @@ def _run_consensus(handed: Handed) -> int:
     return 0
 
 
+def _has_peers(identity: Identity, members: bytes) -> bool:
+    """Whether another replica votes in the cluster, going by the newest membership that is known here."""
+    electors = Membership.decode(members).electors if members else frozenset(identity.founders)
+    return bool(electors - {identity.replica_id})
+
+
 def _run_journal(handed: Handed) -> int:
     from .journal import Journal
     from .journal_process import JournalProcess
@@ -252,8 +259,19 @@ def _run_journal(handed: Handed) -> int:
         handed.identity,
         segment_bytes=config.limits.segment_bytes,
         covered=store.newest,
+        has_peers=lambda members: _has_peers(handed.identity, members),
     )
     mark_begun(config.directory)
+    if journal.note is not None:
+        note = journal.note
+        handed.report(
+            {
+                "warning": (
+                    f"The journal was damaged at {note.file}, offset {note.offset}. What it had up to entry {note.last} is fetched from "
+                    "the other replicas; until then this one neither votes nor acknowledges."
+                )
+            }
+        )
     if journal.torn is not None:
         handed.report({"warning": f"The end of the journal was torn: {journal.torn}."})
     shell = JournalProcess(

@@ -268,6 +268,18 @@ def _record_at(content: memoryview, seed: int, offset: int) -> Record | str:
     return Record(offset, body, header.first, header.last, header.last_term, header.synced)
 
 
+def records_behind(content: memoryview, seed: int, offset: int) -> Iterator[Record]:
+    """The valid records from `offset` on, whatever lies between them."""
+    data, at = bytes(content), offset
+    while (found := data.find(RECORD_MAGIC, at)) >= 0:
+        record = _record_at(content, seed, found) if found % 8 == 0 else ""
+        if isinstance(record, str):
+            at = found + 1
+        else:
+            yield record
+            at = record.end
+
+
 def _later_record(content: memoryview, seed: int, offset: int) -> int | None:
     """The offset of a record header behind `offset` that checks, if there is one."""
     rest = bytes(content[offset:])

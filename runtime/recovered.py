@@ -6,7 +6,7 @@ limits, and a piece of a snapshot fits every ring on its way.
 
 import os
 
-from ..raft import Config, Log
+from ..raft import Config, Damage, Log
 from . import slots
 from .config import SLOT_SHARE, ReplicaConfig
 from .identity import Identity
@@ -60,3 +60,10 @@ def log_of(recovered: slots.Recovered) -> Log:
         boundaries,
         recovered.last_time_ns,
     )
+
+
+def damage_of(recovered: slots.Recovered) -> Damage | None:
+    """What the journal had lost behind its last entry, if it had."""
+    if not recovered.damage_last:
+        return None
+    return Damage(recovered.last + 1, recovered.damage_last, recovered.damage_last_term)

@@ -23,7 +23,7 @@ TAKE_SNAPSHOT, SNAPSHOT_STATE, DISCARD, BUILD, CONTROL, ROOM = 46, 47, 48, 49, 5
 SNAPSHOT_BEGUN, SNAPSHOT_ENDED = 52, 53
 PEER, PEERS, LINK = 45, 54, 55
 READ_DONE, READ_CHUNK, CHUNK, STORE_CHUNK, RECEIVED, RESTART = 56, 57, 58, 59, 60, 61
-DIGESTS, STATE_DIGEST = 62, 63
+DIGESTS, STATE_DIGEST, REPAIRED = 62, 63, 64
 
 REPLAY, SILENT = 1, 2
 """Bits of an ENTRY's tag: this replica has it from an earlier life; it does not lead. Either way the entry is applied, and
@@ -61,7 +61,7 @@ _HARD_STATE = struct.Struct("<IHHQQQ")
 _READ = struct.Struct("<IHHQQQ")
 _TRUNCATE = struct.Struct("<IHHQ")
 _SKIP = struct.Struct("<IHHQII")
-_RECOVERED = struct.Struct("<IHHQQQQQqQQQQQQIIIII")
+_RECOVERED = struct.Struct("<IHHQQQQQqQQQQQQQQIIIII")
 _INDEX = struct.Struct("<IHHQ")
 _RESTORE = struct.Struct("<IHHQQ")
 _TAKE_SNAPSHOT = struct.Struct("<IHHQQ")
@@ -132,6 +132,11 @@ def unpack_applied(slot: memoryview) -> tuple[int, int, int | None]:
     """(index, digest, next deadline in log time or None)."""
     _, _, _, index, digest, deadline_ns = _APPLIED.unpack_from(slot)
     return index, digest, None if deadline_ns == NO_DEADLINE else deadline_ns
+
+
+def pack_repaired() -> bytes:
+    """The replica has again what its journal had lost."""
+    return HEADER.pack(HEADER_BYTES, REPAIRED, 0)
 
 
 def pack_hard_state(term: int, voted_for: int, commit: int) -> bytes:
@@ -218,6 +223,9 @@ class Recovered:
     snapshot_file_bytes: int = 0
     configurations: tuple[tuple[int, bytes], ...] = ()
     """The entries of the log that changed the members: index and body."""
+    damage_last: int = 0
+    """How far the log had gone before it was damaged behind `last`; 0: it is whole."""
+    damage_last_term: int = 0
 
 
 def pack_recovered(recovered: Recovered) -> bytes:
@@ -248,6 +256,8 @@ def pack_recovered(recovered: Recovered) -> bytes:
         recovered.snapshot_bytes,
         recovered.origin_term,
         recovered.snapshot_file_bytes,
+        recovered.damage_last,
+        recovered.damage_last_term,
         len(recovered.boundaries),
         len(recovered.skips),
         len(build),
@@ -296,6 +306,7 @@ def unpack_recovered(slot: memoryview) -> Recovered:
         origin_term,
         file_bytes,
         tuple(configurations),
+        *fields[15:17],
     )
 
 
