@@ -146,6 +146,8 @@ class ReplicaConfig:
     """A client must know one of these; none: anybody may ask."""
     insecure: bool = False
     """Without certificates on addresses that others can reach: the operator says that he knows."""
+    raft_trace: str = ""
+    """The file that Raft's steps are written to, as JSON lines; a relative name is in the directory. Empty: none."""
     clock_step_s_max: float = 30 * 24 * 3600.0
     wall_offset_s: float = 0.0
     """Added to every reading of the wall clock: how a test, or a rehearsal, moves time."""

@@ -36,6 +36,7 @@ from .identity import Identity
 from .metrics import publish_fill, record_reached
 from .peering import Peering
 from .persisting import Persisting
+from .raft_trace import RaftTrace
 from .recovered import IN_FLIGHT_ENTRIES_MAX, damage_of, log_of, raft_config
 from .separation import Refusal, Separator
 from .snapshot_points import SnapshotPoints
@@ -480,6 +481,7 @@ class Consensus:
             applied,
             configurations=configurations,
             damage=damage_of(recovered),
+            observer=self._trace(recovered),
         )
         if snapshot:
             stored = Stored(snapshot, recovered.snapshot_term, recovered.snapshot_file_bytes)
@@ -502,6 +504,13 @@ class Consensus:
         if snapshot:  # Before any entry.
             self.feed.restart(snapshot, recovered.snapshot_bytes, recovered.snapshot_build)
             self.feed.give(leads=False)
+
+    def _trace(self, recovered: slots.Recovered) -> RaftTrace | None:
+        if not self.config.raft_trace:
+            return None
+        trace = RaftTrace.open(self.config.directory / self.config.raft_trace, self.clock)
+        trace.started(self.identity.replica_id, recovered)
+        return trace
 
     def _surround(self) -> None:
         self.divergence, self.states = Divergence(self.raft), StateChecks(self.raft)

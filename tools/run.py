@@ -61,6 +61,7 @@ def run(
     replica: ReplicaId = 1,
     member: tuple[str, ...] = (),
     any_build: bool = False,
+    raft_trace: str = "",
     tls_certificate: str = "",
     tls_key: str = "",
     tls_authority: str = "",
@@ -120,6 +121,8 @@ def run(
         Its members, each as ID=HOST:PORT, where it listens for replicas; this one too.
     any_build
         Be linked with replicas that run another build of the app, while the cluster changes its build.
+    raft_trace
+        Write each step of Raft to this file as a JSON line; a relative name is in the replica's directory.
     tls_certificate
         PEM file: this replica's certificate, for replicas and clients.
     tls_key
@@ -163,6 +166,7 @@ def run(
         disk_bytes_max=int((disk_max_gib or 0) * GIB),
         peer_address=peer_address,
         any_build=any_build,
+        raft_trace=raft_trace,
         tls_certificate=tls_certificate,
         tls_key=tls_key,
         tls_authority=tls_authority,

@@ -46,6 +46,7 @@ def up(
     port: Annotated[int, between(0, 65_435)] = 7700,  # Replicas use the port 100 above.
     restart_s: Seconds = 3.0,
     accept_build: bool = False,
+    raft_trace: bool = False,
     json: bool = False,
 ) -> int:
     """Run a cluster of an app on this box, in the foreground, until Ctrl-C.
@@ -66,6 +67,8 @@ def up(
         Start a replica that was killed again after so many seconds.
     accept_build
         Replay entries that another build of the app wrote and no snapshot covers.
+    raft_trace
+        Have each replica write each step of Raft into raft-trace.jsonl in its directory, all on one clock.
     json
         Print events and the state of all replicas as JSON lines on stdout.
     """
@@ -79,6 +82,8 @@ def up(
     else:
         layout = Layout.found(directory, app, replicas, port)
     arguments = ("--accept-build",) if accept_build else ()
+    if raft_trace:
+        arguments += ("--raft-trace", "raft-trace.jsonl")
     with (directory / "output.txt").open("ab") as errors:
         running = Running(Members(layout, arguments, errors), restart_s, as_json=json)
         return running.run()
