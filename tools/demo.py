@@ -5,14 +5,13 @@ started again. Then three things are compared, and each is named for what it is:
 book before and after; the digest of all outputs, folded from the log before against what the
 restarted replica says itself; and the digest of the whole state, folded from the log before and
 after. Everything it starts and makes is gone at the end, also after Ctrl-C; with `--keep` the data
-stays.
+stays. What a demo that was killed with -9 leaves in the temporary directory, the next one removes.
 """
 
 import asyncio
 import collections
-import shutil
+import contextlib
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from itertools import islice
@@ -29,6 +28,7 @@ from .child import Child
 from .demo_cluster import demo_cluster
 from .orderflow import Action, FlowError, generate, read_csv, read_pitch, to_command
 from .ranges import between
+from .scratch import scratch
 from .tally import Tally, tally
 from .traffic import PIPELINE, SESSIONS, Order, Sent, books, digest, send
 
@@ -65,21 +65,15 @@ def demo(
     flow = [to_command(action) for action in _actions(file, orders, seed)]
     if not flow:
         raise OperatorError(f"There are no orders in {source}: choose another file.")
-    directory = _new_directory(keep)
-    if replicas > 1:
-        try:
+    with scratch("leftfold-demo") if keep is None else _kept(keep) as directory:
+        if replicas > 1:
             return demo_cluster(flow, source, directory / "cluster")
+        child = Child(APP, directory / "exchange")
+        try:
+            return _show(child, flow, source)
         finally:
-            if keep is None:
-                shutil.rmtree(directory)
-    child = Child(APP, directory / "exchange")
-    try:
-        return _show(child, flow, source)
-    finally:
-        if hasattr(child, "process"):
-            child.kill()
-        if keep is None:
-            shutil.rmtree(directory)
+            if hasattr(child, "process"):
+                child.kill()
 
 
 def _actions(file: Path | None, orders: int, seed: int) -> Sequence[Action]:
@@ -96,15 +90,14 @@ def _actions(file: Path | None, orders: int, seed: int) -> Sequence[Action]:
         raise OperatorError(f"Cannot read {file}: {error}.") from None
 
 
-def _new_directory(keep: Path | None) -> Path:
-    if keep is None:
-        return Path(tempfile.mkdtemp(prefix="leftfold-demo-"))
+def _kept(keep: Path) -> contextlib.AbstractContextManager[Path]:
+    """A directory that stays."""
     if keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
         raise OperatorError(
             f"{keep} is not an empty directory: choose another to keep the data in."
         )
     keep.mkdir(parents=True, exist_ok=True)
-    return keep
+    return contextlib.nullcontext(keep)
 
 
 def _show(child: Child, flow: list[Order], source: str) -> int:

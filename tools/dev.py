@@ -17,7 +17,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,6 +32,7 @@ from . import elsewhere
 from .history import open_history
 from .outputs import said, said_command
 from .ranges import Port, between
+from .scratch import scratch
 
 LEFT_OUT = (".git", ".venv", "venv", "node_modules", "__pycache__", "build", "dist")
 SOURCES_MAX = 5_000
@@ -73,9 +73,9 @@ def dev(
     session = Session(app, directory.resolve(), root, ["--host", host, "--port", str(port)], last)
     with (
         _terminated_like_interrupted(),
-        tempfile.TemporaryDirectory(prefix="leftfold-dev-") as kept,
+        scratch("leftfold-dev") as kept,
     ):
-        session.kept = Path(kept)
+        session.kept = kept
         try:
             session.begin()
             for changes in watch(root, watch_filter=session.is_source, raise_interrupt=True):
