@@ -434,9 +434,9 @@ class Consensus:
         if (
             self.deadline_ns is None
             or self.log_time is None
+            or self.deadline_ns > self.log_time.at(now_ns)
             or not self._may_propose_time()
             or self.time_entry > self.applied_index
-            or self.deadline_ns > self.log_time.at(now_ns)
             or not self._has_room_for_a_mark()
         ):
             return 0

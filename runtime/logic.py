@@ -59,6 +59,8 @@ class Logic:
     doorbell: Doorbell
     counters: Counters
     report: Callable[[dict[str, Any]], None]
+    has_peers: bool = True
+    """Whether there may be other replicas: they compare digests."""
     outputs: Outputs = field(factory=Outputs, init=False)
     digests: "array[int]" = field(factory=lambda: array("I"), init=False)
     digests_first: int = field(default=0, init=False)
@@ -86,7 +88,6 @@ class Logic:
         run = self.apply.peek(APPLY_RUN_BYTES)
         if not run:
             return 0
-        self.counters.counters["apply_used_bytes"].set(self.apply.used())
         started_ns = monotonic_ns()
         last_index = 0
         for kind, tag, slot in slots.slots_of(run):
@@ -115,6 +116,7 @@ class Logic:
         if last_index:
             self.counters.histograms["apply_ns"].record(monotonic_ns() - started_ns)
             self.counters.counters["applied_index"].set(last_index)
+            self.counters.counters["apply_used_bytes"].set(self.apply.used())
             machine = self.machine
             self._write(
                 self.applied,
@@ -144,9 +146,10 @@ class Logic:
             outputs=self.outputs,
         )
         words[RUNNING] = IDLE
-        if not self.digests:
-            self.digests_first = entry.index
-        self.digests.append(self.machine.digest)
+        if self.has_peers:
+            if not self.digests:
+                self.digests_first = entry.index
+            self.digests.append(self.machine.digest)
         if not tag & slots.REPLAY:
             if self.replaying:
                 self._settle()

@@ -342,6 +342,7 @@ def _run_logic(handed: Handed) -> int:
         attachment.bell,
         counters,
         handed.report,
+        has_peers=bool(handed.config.peer_address),
     )
     agent.run(shell, attachment.bell, spin_ns(handed.config.placement, LOGIC), _never)
     return 0
