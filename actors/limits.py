@@ -14,7 +14,7 @@ SECOND_NS = 1_000_000_000
 class Limits:
     """Replicated limits; the relations between them are asserted when one is made."""
 
-    sessions_max: int = 10_000
+    sessions_max: int = 200_000
     session_timeout_ns: int = 3_600 * SECOND_NS
     # Requests of one session in flight, and so replies kept for it.
     session_window: int = 4_096

@@ -9,7 +9,7 @@ import pytest
 
 from leftfold.shm import leftovers
 from leftfold.tools import bench, bench_ring, ring_latency
-from leftfold.tools.cli import call
+from leftfold.tools.cli import EXIT_OPERATOR, EXIT_USAGE, call
 from leftfold.tools.curves import Curve
 
 pytestmark = pytest.mark.xdist_group("serial")
@@ -81,7 +81,16 @@ def test_a_replica_is_measured_beside_redis(
         assert 0 < one["p50_us"] <= one["p99_us"] <= one["max_us"]
 
 
-@pytest.mark.parametrize("words", ["ring --rate 0", "replica --seconds 0", "replica --dir nowhere"])
-def test_a_mistake_is_one_sentence(capsys: pytest.CaptureFixture[str], words: str) -> None:
-    assert call(["bench", *words.split()]) == 1
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("ring --rate 0", EXIT_USAGE),
+        ("replica --seconds 0", EXIT_USAGE),
+        ("replica --dir nowhere", EXIT_OPERATOR),
+    ],
+)
+def test_a_mistake_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], words: str, code: int
+) -> None:
+    assert call(["bench", *words.split()]) == code
     assert capsys.readouterr().err.count("\n") == 1

@@ -28,20 +28,22 @@ from .child import Child
 from .curves import Curve, drawn, plot, shown_percents
 from .paced import Paced
 from .progress import progress
+from .ranges import between
 from .redis_server import LOOPBACK, benchmark, missing, synced_server
 from .tables import shown_ns
 
-RATE_MAX = 1_000_000
-SECONDS_MAX = 3600
+Rate = Annotated[float, between(1, 1_000_000)]
+Count = Annotated[int, between(1, 10**12)]
+Runs = Annotated[int, between(1, 1000)]
 
 
 def ring(
     *,
-    messages: int = bench_ring.MESSAGES,
-    native_messages: int = bench_ring.NATIVE_MESSAGES,
-    runs: int = 3,
-    rate: float = 5_000,
-    seconds: float = 4.0,
+    messages: Count = bench_ring.MESSAGES,
+    native_messages: Count = bench_ring.NATIVE_MESSAGES,
+    runs: Runs = 3,
+    rate: Rate = 5_000,
+    seconds: Annotated[float, between(0.01, 3600)] = 4.0,
     svg: Path | None = None,
     json: bool = False,
 ) -> None:
@@ -64,7 +66,6 @@ def ring(
     json
         Print the figures as JSON.
     """
-    _check(rate, seconds)
     with progress("throughput", runs, "runs") as done:
         found = bench_ring.run(messages, runs, native_messages, done)
     systems = ring_latency.systems()
@@ -84,9 +85,9 @@ def ring(
 
 def replica(
     *,
-    commands: int = 500_000,
-    rate: float = 5_000,
-    seconds: int = 10,
+    commands: Count = 500_000,
+    rate: Rate = 5_000,
+    seconds: Annotated[int, between(1, 3600)] = 10,
     directory: Annotated[Path | None, Parameter(name="--dir")] = None,
     svg: Path | None = None,
     json: bool = False,
@@ -108,7 +109,6 @@ def replica(
     json
         Print the figures as JSON.
     """
-    _check(rate, seconds)
     if directory is not None and not directory.is_dir():
         raise OperatorError(f"{directory} is not a directory: name an existing one.")
     found: dict[str, Any] = {"machine": _machine(), "commands": commands, "per_second": {}}
@@ -174,13 +174,6 @@ def _curve(name: str, paced: Paced) -> Curve:
     finally:
         paced.close()
     return Curve(name, sorted(paced.took_ns))
-
-
-def _check(rate: float, seconds: float) -> None:
-    if not 1 <= rate <= RATE_MAX:
-        raise OperatorError(f"--rate goes from 1 to {RATE_MAX:,}.")
-    if not 0 < seconds <= SECONDS_MAX:
-        raise OperatorError(f"--seconds goes from above 0 to {SECONDS_MAX}.")
 
 
 def _machine() -> dict[str, Any]:

@@ -34,6 +34,7 @@ from .orderflow import read_pitch, to_command
 LEDGER_APP = "leftfold.actors.ledger:app"
 EXCHANGE_APP = "leftfold.actors.exchange:app"
 SYNCS = 400
+SINGLES = 2000
 SYNC_BYTES = 4096
 
 Figures = dict[str, float]
@@ -47,7 +48,7 @@ def ledger(place: Path, commands: int) -> Figures:
         rate = load.throughput("127.0.0.1", child.port, commands=commands)
         assert not rate["failures"] and not rate["refused"], rate
         busy_s = _handler_seconds(child.directory)
-        alone = load.latency("127.0.0.1", child.port, commands=2000)
+        alone = load.latency("127.0.0.1", child.port, commands=SINGLES)
         python = python_client(child.port, commands // 10)
         child.kill()
         child = Child(LEDGER_APP, child.directory)
