@@ -268,7 +268,8 @@ class Writing:
         else:
             found = f"{actor.name}: {error}" if error is not None else self._shared()
         return StateNotEncodable(
-            f"no snapshot can hold the state: {found}; correct the handler that put it there"
+            f"no snapshot can hold the state: {found}; correct the handler that put it there, and replace the value by a "
+            "command or fold the log again with the corrected code"
         )
 
     def _shared(self) -> str:

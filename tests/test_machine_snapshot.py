@@ -159,6 +159,16 @@ def test_state_that_cannot_be_carried_is_refused_by_name_and_stays_usable(how: s
     assert bank.ask("ok", Deposit(1)).cents == 6
 
 
+def test_a_command_that_replaces_what_no_snapshot_holds_is_the_way_out() -> None:
+    bank = Folded(app, strict=False)
+    bank.ask("bad", Misbehave("true state"))
+    with pytest.raises(StateNotEncodable, match=r"cents is True.*replace the value by a command"):
+        list(bank.machine.snapshot())
+    bank.ask("bad", Deposit(1))
+
+    assert restored(bank.machine).state_digest() == bank.machine.state_digest()
+
+
 def test_the_state_of_a_quarantined_actor_cannot_hinder_a_snapshot() -> None:
     bank = Folded(app, strict=False)
     bank.ask("bad", Misbehave("big state"))
