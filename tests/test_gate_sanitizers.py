@@ -12,6 +12,7 @@ SOURCES = [
     for name in (
         "wire",
         "gate",
+        "scatter",
         "sockets",
         "routes",
         "subscriptions",
