@@ -10,6 +10,7 @@ long silence the gateway may have closed it, and the next call connects again. O
 
 import select
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
@@ -38,6 +39,7 @@ from .session import DRAINING, NOT_LEADER, why
 Reply = TypeVar("Reply")
 
 RECEIVE_BYTES = 256 * 1024
+NOT_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 UNRESOLVED_MAX = 4096
 
 
@@ -312,11 +314,13 @@ class BlockingClient(Correspondent):
             return False
         self._socket = socket.create_connection(address, left_s)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._tls is not None:
+            self._socket = self._tls.wrap_socket(self._socket, server_hostname=address[0])
         self._socket.setblocking(False)
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
         self._decoder = frames.Decoder()
-        self._unsent = frames.hello(self.session.cluster_id)
+        self._unsent = frames.hello(self.session.cluster_id, self.token)
         self._refusals = 0
         now_s = time.monotonic()
         self._greet_by_s = now_s + attempt_s
@@ -331,7 +335,7 @@ class BlockingClient(Correspondent):
         if self._unsent:
             try:
                 self._unsent = self._unsent[self._socket.send(self._unsent) :]
-            except BlockingIOError:
+            except NOT_YET:
                 pass
         wanted = select.POLLIN | (select.POLLOUT if self._unsent else 0)
         self._poll.modify(self._socket, wanted)
@@ -339,6 +343,8 @@ class BlockingClient(Correspondent):
         for _, events in ready:
             if events & ~select.POLLOUT:
                 self._receive(self._socket)
+                while isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
+                    self._receive(self._socket)  # What TLS holds, poll does not see.
 
     def _look(self) -> float:
         """How long to wait for something to come, if the connection is worth waiting on."""
@@ -359,7 +365,10 @@ class BlockingClient(Correspondent):
 
     def _receive(self, connected: socket.socket) -> None:
         session, replies = self.session, self.session.replies
-        data = connected.recv(RECEIVE_BYTES)
+        try:
+            data = connected.recv(RECEIVE_BYTES)
+        except NOT_YET:
+            return  # A record of TLS is not whole yet.
         self._pulse.heard(time.monotonic())
         if not data:
             raise _Left("the connection was closed")

@@ -87,7 +87,7 @@ class _Link(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
-        transport.write(frames.hello(self.client.session.cluster_id))
+        transport.write(frames.hello(self.client.session.cluster_id, self.client.token))
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -391,7 +391,10 @@ class Client(Correspondent):
         self._pulse.several = self._addresses.several
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(ATTEMPT_S if self._addresses.several else self.connect_s):
-            await loop.create_connection(lambda: link, *address)
+            host = None if self._tls is None else address[0]
+            await loop.create_connection(
+                lambda: link, *address, ssl=self._tls, server_hostname=host
+            )
             self._link = link
             self._pulse.began(loop.time())
             self._flush_soon()

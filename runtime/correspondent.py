@@ -4,6 +4,7 @@ Sockets, time and waiting are the clients' own (client.py, blocking_client.py).
 """
 
 import errno
+import ssl
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
@@ -20,6 +21,7 @@ from .pulse import PATIENCE_S, Pulse
 from .recorder import Recorder
 from .resumption import Resumption
 from .session import DISK_FULL, Session, Settle, why
+from .trust import Trust
 
 
 @define(eq=False)
@@ -36,15 +38,21 @@ class Correspondent:
     """How long a replica may be silent before another one is tried."""
     keep: bool = field(default=False, kw_only=True)
     """Leave the session open in the cluster when the client is closed, to resume it later."""
+    authority: "Path | str | None" = field(default=None, kw_only=True)
+    """PEM file of the authority that signed the replicas' certificates: then everything goes over TLS."""
+    token: str = field(default="", kw_only=True, repr=False)
+    """What the replicas want to hear before they serve, if they want something."""
     history: "Recorder | Path | str | None" = field(default=None, kw_only=True)
     """Where to record what is asked and answered."""
     _recorder: Recorder | None = field(default=None, init=False)
     _addresses: Addresses = field(init=False)
     _pulse: Pulse = field(init=False)
+    _tls: ssl.SSLContext | None = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._addresses = Addresses([(self.host, self.port), *self.others])
         self._pulse = Pulse(self.patience_s)
+        self._tls = Trust(self.authority, self.token).context()
 
     @classmethod
     def connect(
@@ -134,4 +142,8 @@ def reason_of(error: OSError) -> str:
         return (
             "connection refused: nothing listens there; start the replica, or correct the address"
         )
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not accepted: {error.verify_message.rstrip('.')}"
+    if isinstance(error, ssl.SSLError):
+        return "it does not speak TLS; leave the authority out, or start it with certificates"
     return error.strerror or text

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..runtime.errors import OperatorError
 from ..runtime.slots import CONTROL_MEMBERS
+from ..runtime.trust import Trust
 from .cluster import Layout
 from .inquiry import Address, Inquiry, parse_address
 
@@ -20,9 +21,9 @@ def candidates(directory: Path, address: str | None) -> list[Address]:
     return [parse_address(address)] if address else Layout.load(directory).addresses
 
 
-def ask(where: Address, control: int, **body: Any) -> dict[str, Any]:
+def ask(where: Address, control: int, *, trust: Trust | None = None, **body: Any) -> dict[str, Any]:
     """One control, and its answer. Raises OperatorError."""
-    with Inquiry(where, ANSWER_S) as inquiry:
+    with Inquiry(where, ANSWER_S, trust or Trust.from_environment()) as inquiry:
         found: dict[str, Any] = json.loads(inquiry.control(control, json.dumps(body).encode()).body)
     return found
 
@@ -38,19 +39,19 @@ def members_of(where: list[Address]) -> dict[str, Any]:
     raise failure
 
 
-def find_leader(where: list[Address]) -> tuple[Address, dict[str, Any]]:
+def find_leader(where: list[Address], trust: Trust | None = None) -> tuple[Address, dict[str, Any]]:
     """The leader's address, and what it says of the members; waits a little for an election."""
     deadline = time.monotonic() + LEADER_S
     why = ""
     while time.monotonic() < deadline:
         for address in where:
             try:
-                found = ask(address, CONTROL_MEMBERS)
+                found = ask(address, CONTROL_MEMBERS, trust=trust)
                 if found["leader"] == found["id"]:
                     return address, found
                 if found["leader_serves"]:
                     leader = parse_address(found["leader_serves"])
-                    led = ask(leader, CONTROL_MEMBERS)
+                    led = ask(leader, CONTROL_MEMBERS, trust=trust)
                     if led["leader"] == led["id"]:
                         return leader, led
             except OperatorError as error:

@@ -1,10 +1,12 @@
 """One question to a running replica, and its answer: an inspection, or what an operator asks.
 
-Nothing of it enters the log: the session is a random number that is never opened.
+Nothing of it enters the log: the session is a random number that is never opened. A cluster that wants TLS or a token is asked
+with what the environment says: LEFTFOLD_TLS_AUTHORITY, a PEM file, and LEFTFOLD_TOKEN.
 """
 
 import os
 import socket
+import ssl
 import time
 from pathlib import Path
 from typing import Self
@@ -13,9 +15,11 @@ from attrs import define, field
 
 from ..actors.layout import COMMAND, SlotType, Status
 from ..runtime import frames
+from ..runtime.correspondent import reason_of
 from ..runtime.errors import OperatorError
 from ..runtime.slots import CONTROL
 from ..runtime.supervisor import read_status
+from ..runtime.trust import Trust
 from .status import is_leftfold
 
 DEADLINE_S = 30.0
@@ -54,6 +58,7 @@ class Inquiry:
 
     address: Address
     deadline_s: float = DEADLINE_S
+    trust: Trust = field(factory=Trust.from_environment)
     _session: bytes = field(factory=lambda: os.urandom(16), init=False)
     _number: int = field(default=0, init=False)
     _socket: socket.socket | None = field(default=None, init=False)
@@ -61,14 +66,19 @@ class Inquiry:
     _received: list[frames.Frame] = field(factory=list[frames.Frame], init=False)
 
     def __enter__(self) -> Self:
+        context = self.trust.context()
         try:
             self._socket = socket.create_connection(self.address, self.deadline_s)
+            if context is not None:
+                self._socket = context.wrap_socket(self._socket, server_hostname=self.address[0])
+        except ssl.SSLError as error:
+            raise self._gone(reason_of(error)) from None
         except OSError as error:
             raise OperatorError(
                 f"No replica answers at {self._name}: {error.strerror or error}. "
                 "Start it, or correct the address."
             ) from None
-        self._send(frames.hello())
+        self._send(frames.hello(token=self.trust.token))
         return self
 
     def __exit__(self, *raised: object) -> None:

@@ -9,6 +9,7 @@ from ..runtime.errors import OperatorError
 from ..runtime.hosts import numeric_address
 from ..runtime.identity import IDENTITY_NAME, member_identity, open_identity
 from ..runtime.slots import CONTROL_MEMBERS
+from ..runtime.trust import Trust
 from .asked import ask, find_leader
 from .inquiry import parse_address
 from .ranges import Port
@@ -71,13 +72,22 @@ def join(
             f"{directory} holds a replica already: start it with `leftfold run`, or name an empty directory."
         )
     _, (own_host, _) = numeric_address(peer_address)
-    leader, found = find_leader([parse_address(cluster)])
+    told = Trust.from_environment()
+    trust = Trust(tls_authority or told.authority, token[0] if token else told.token)
+    leader, found = find_leader([parse_address(cluster)], trust)
     others = {one["id"]: one["address"] for one in found["members"]}
     if not all(others.values()):
         raise OperatorError(
             "A member of that cluster listens for nobody: start it again with --peer-address."
         )
-    begun = ask(leader, CONTROL_MEMBERS, operation="add", address=peer_address, promote=not learner)
+    begun = ask(
+        leader,
+        CONTROL_MEMBERS,
+        trust=trust,
+        operation="add",
+        address=peer_address,
+        promote=not learner,
+    )
     identity = member_identity(
         found["app"],
         begun["id"],
