@@ -273,7 +273,7 @@ def test_events_arrive_in_order_with_positions_to_go_on_from(cells: Served) -> N
 def test_the_blocking_client_iterates_over_events_until_a_silence(cells: Served) -> None:
     with BlockingClient(cells.host, cells.port) as client:
         client.ask_many(("a", Write(cents)) for cents in range(1, 30))
-        events = list(client.events(actor=Cell, silence_s=0.3))
+        events = list(client.events(actor=Cell, silence_s=2.0))
     assert [event.message.value for event in events] == list(range(1, 30))
 
 
@@ -316,7 +316,7 @@ def test_a_subscriber_is_told_that_events_are_gone() -> None:
         client.ask_many(("a", Write(1)) for _ in range(20))
         with pytest.raises(EventsLost) as lost:
             next(client.events(actor=Cell))
-        left = list(client.events(actor=Cell, after=lost.value.floor, silence_s=0.3))
+        left = list(client.events(actor=Cell, after=lost.value.floor, silence_s=2.0))
     assert len(left) == 5
 
 
@@ -327,12 +327,12 @@ def test_nobody_there_is_said_in_a_sentence() -> None:
 
         async def run() -> None:
             with pytest.raises(Disconnected, match=f"No leftfold answers at 127.0.0.1:{port}"):
-                async with Client("127.0.0.1", port, connect_s=0.2):
+                async with Client("127.0.0.1", port, connect_s=1.0):
                     pass
 
         asyncio.run(run())
         with pytest.raises(Disconnected, match=f"No leftfold answers at 127.0.0.1:{port}"):
-            BlockingClient("127.0.0.1", port, connect_s=0.2).__enter__()
+            BlockingClient("127.0.0.1", port, connect_s=1.0).__enter__()
 
 
 def test_a_window_of_large_replies_is_confirmed_and_goes_on() -> None:

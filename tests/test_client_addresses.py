@@ -478,7 +478,7 @@ def test_events_that_another_replica_no_longer_keeps_are_told() -> None:
             client.ask_many(("a", cells.Write(1)) for _ in range(20))
             with pytest.raises(EventsLost) as lost:
                 next(stream)
-            rest = list(watcher.events(actor=cells.Cell, after=lost.value.floor, silence_s=0.3))
+            rest = list(watcher.events(actor=cells.Cell, after=lost.value.floor, silence_s=2.0))
     assert len(rest) == 5
 
 

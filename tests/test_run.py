@@ -177,6 +177,16 @@ def test_an_app_that_is_not_there_is_one_sentence(
     assert not (tmp_path / "data").exists()
 
 
+def test_members_without_a_cluster_are_not_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--dir", str(tmp_path / "data"), "--member", "1=127.0.0.1:7800"]
+
+    assert call(["run", APP, *arguments]) == 1
+    assert "give --cluster too" in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()
+
+
 def test_a_replay_without_a_terminal_is_told_in_plain_lines(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

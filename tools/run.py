@@ -173,6 +173,10 @@ def run(
         tokens=token,
         insecure=insecure_i_know,
     )
+    if member and not cluster:
+        raise OperatorError(
+            "--member names the replicas of a new cluster: give --cluster too, or leave it out."
+        )
     if cluster:
         _found(config, cluster, replica, member)
     display = Display(directory)
