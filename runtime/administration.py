@@ -11,7 +11,7 @@ from attrs import define
 
 from ..raft import Change, Raft, Refused, Role
 from . import slots
-from .controls import Controls
+from .controls import Controls, status
 from .errors import OperatorError
 from .feed import Feed
 from .hosts import numeric_address
@@ -32,6 +32,25 @@ class Administration:
     peering: Peering
     upkeep: Upkeep
     controls: Controls
+
+    def carry_out(self, control: slots.Control, build: str | None, digest: int) -> None:
+        """Answer it, or say why not."""
+        match control.operation:
+            case slots.CONTROL_SNAPSHOT:
+                self.snapshot(control)
+            case slots.CONTROL_TRANSFER:
+                self.transfer(control)
+            case slots.CONTROL_MEMBERS:
+                self.members(control)
+            case slots.CONTROL_STATUS:
+                refusal = self.upkeep.refusal
+                refusing = "" if refusal is None else refusal.text.decode()
+                facts = status(self.raft, self.points, refusing)
+                facts |= {"id": self.identity.replica_id, "leader": self.raft.leader_id}
+                facts |= {"build": build, "digest": digest}
+                self.controls.answer(control, self.feed.fed, facts)
+            case _:
+                self._refuse(control, f"This replica knows no control {control.operation}.")
 
     def snapshot(self, control: slots.Control) -> None:
         """Have logic write its state now."""

@@ -2,15 +2,14 @@
 
 Everything it decides, `leftfold.raft` decided; here is the wiring, the log time, and the admission of commands. All that
 `ingress` holds becomes one entry, whose body this process never looks into. It waits on no ring (I12): a command is
-admitted only with room for it in `persist` and `apply`, and what does not fit stays in `ingress`. Who does not lead refuses
-commands and queries, each with the leader's address; a subscription is served by any replica.
+admitted only with room for it in `persist` and `apply`, and what does not fit stays in `ingress`.
 
 A leader that has lost its office refuses what it had proposed and not seen committed, and the queries that wait: clients ask
 again elsewhere, under their old numbers, and whatever was committed after all is applied once (I9).
 
 Recovery: the state of the newest snapshot goes from the journal to logic, then the entries behind it, as far as this
 build of the app may replay them (tail.py). Beside this file: feed.py (logic), persisting.py (journal), peering.py (peers),
-upkeep.py (snapshots and room), administration.py (operators).
+upkeep.py (snapshots and room), queries.py (what is asked and refused), administration.py (operators).
 """
 
 from collections import deque
@@ -27,7 +26,7 @@ from .agent import Ends
 from .agreement import HAND_OVER_NS, Agreement
 from .clock import Clock, LogTime
 from .config import NS_PER_S, ReplicaConfig
-from .controls import Controls, status
+from .controls import Controls
 from .digests import unpack_digests, unpack_state_digest
 from .divergence import Divergence
 from .errors import OperatorError
@@ -36,9 +35,10 @@ from .identity import Identity
 from .metrics import publish_fill, record_reached
 from .peering import Peering
 from .persisting import Persisting
+from .queries import Queries
 from .raft_trace import RaftTrace
 from .recovered import IN_FLIGHT_ENTRIES_MAX, damage_of, log_of, raft_config
-from .separation import Refusal, Separator
+from .separation import Separator
 from .snapshot_points import SnapshotPoints
 from .state_checks import CHECK, StateChecks
 from .tail import Tail
@@ -101,9 +101,7 @@ class Consensus:
     digest: int = field(default=0, init=False)
     deadline_ns: int | None = field(default=None, init=False)
     time_entry: int = field(default=0, init=False)
-    # Queries that wait for Raft's word, by context; their bytes, until logic has them.
-    queries: dict[int, bytes] = field(factory=dict[int, bytes], init=False)
-    next_query: int = field(default=1, init=False)
+    queries: Queries = field(init=False)
     proposed: deque[Proposed] = field(factory=deque[Proposed], init=False)
     leader: bool = field(default=False, init=False)
     """It leads, and its term is opened."""
@@ -308,12 +306,12 @@ class Consensus:
     def _take_ingress(self, now_ns: int) -> int:
         if not self._takes_clients:
             return 0
-        limits, refusal = self.config.limits, self._refusal()
+        limits, refusal = self.config.limits, self.queries.refusal()
         frame_bytes_max = limits.frame_bytes_max + ENTRY_OVERHEAD_BYTES
         # Half of what is free: the other half is what padding at the wrap may cost.
         room = min(self.persisting.room() // 2, (self.apply.free() - self.feed.unfed_bytes) // 2)
         entry_room = min(limits.entry_bytes_max, room - ENTRY_OVERHEAD_BYTES)
-        query_room = limits.queries_waiting_bytes_max - self._query_bytes()
+        query_room = limits.queries_waiting_bytes_max - self.queries.waiting_bytes
         if not self.leader:
             entry_room, query_room = limits.entry_bytes_max, max(query_room, 0)
         in_flight = self.raft.log.last - self.feed.fed
@@ -339,7 +337,7 @@ class Consensus:
             self.ingress, entry_room, query_room, refusable, controls=self.controls.room
         )
         if separated.count and refusal is not None:
-            self._refuse(refusal, separated.body, separated.count)
+            self.queries.refuse(refusal, separated.body, separated.count)
         elif separated.count:
             index = self._propose(COMMANDS, separated.body, now_ns)
             self.proposed.append(Proposed(index, separated.count, separated.body))
@@ -348,72 +346,12 @@ class Consensus:
             self.counters.counters["commands"].add(separated.count)
             self.counters.histograms["entry_bytes"].record(len(separated.body))
         if separated.queries:
-            self._take_queries(separated.queries)
+            self.queries.take(separated.queries)
         if separated.controls:
             for _, _, slot in slots.slots_of(memoryview(separated.controls)):
-                self._control(slots.unpack_control(slot))
+                self.administration.carry_out(slots.unpack_control(slot), self.build, self.digest)
         self.draining = separated.drain
         return separated.consumed
-
-    def _refusal(self) -> Refusal | None:
-        """Why commands are refused now, if they are."""
-        if self.leader:
-            return self.upkeep.refusal
-        hint = self.peering.leader_serves
-        return Refusal.of(slots.REFUSED_NOT_LEADER, hint, self.send.slot_bytes_max)
-
-    def _refuse(self, refusal: Refusal, run: bytes, count: int) -> None:
-        """Tell those who asked. If `send` has no room they are left unanswered, and ask again."""
-        if self.send.write(refusal.of_each(run, count)):
-            self.counters.counters["refused"].add(count)
-
-    def _query_bytes(self) -> int:
-        readable, queries = self.feed.readable, self.queries
-        waiting = sum(len(run) for _, run in readable) if readable else 0
-        return waiting + sum(len(run) for run in queries.values()) if queries else waiting
-
-    def _take_queries(self, run: bytes) -> None:
-        if self.leader:
-            self._read_index(run)
-            return
-        assert self._refusal() is not None
-        queries: list[memoryview] = []
-        for kind, _, slot in slots.slots_of(memoryview(run)):
-            if kind == slots.SUBSCRIBE:
-                self._subscribe(slot)
-            else:
-                queries.append(slot)
-        self._refuse_queries(queries)
-
-    def _subscribe(self, slot: memoryview) -> None:
-        padding = bytes(-len(slot) % 8)
-        self.feed.heard = True
-        self.feed.readable.append((self.feed.fed, bytes(slot) + padding))
-
-    def _refuse_queries(self, queries: list[memoryview]) -> None:
-        refusal = self._refusal()
-        if queries and refusal is not None:
-            run = b"".join(bytes(slot) + bytes(-len(slot) % 8) for slot in queries)
-            self._refuse(refusal, run, len(queries))
-
-    def _control(self, control: slots.Control) -> None:
-        match control.operation:
-            case slots.CONTROL_SNAPSHOT:
-                self.administration.snapshot(control)
-            case slots.CONTROL_TRANSFER:
-                self.administration.transfer(control)
-            case slots.CONTROL_MEMBERS:
-                self.administration.members(control)
-            case slots.CONTROL_STATUS:
-                refusal = self.upkeep.refusal
-                refusing = "" if refusal is None else refusal.text.decode()
-                facts = status(self.raft, self.points, refusing)
-                facts |= {"id": self.identity.replica_id, "leader": self.raft.leader_id}
-                facts |= {"build": self.build, "digest": self.digest}
-                self.controls.answer(control, self.feed.fed, facts)
-            case _:
-                why = f"This replica knows no control {control.operation}."
-                self.controls.refuse(control, self.feed.fed, why)
 
     # What is proposed
 
@@ -447,16 +385,6 @@ class Consensus:
         """For an entry without a body."""
         roomy = self.persisting.room() >= 4 * ENTRY_OVERHEAD_BYTES
         return roomy and self.raft.refusal() is None
-
-    def _read_index(self, run: bytes) -> None:
-        if not self.feed.heard:
-            kinds = (kind for kind, _, _ in slots.slots_of(memoryview(run)))
-            self.feed.heard = any(kind == slots.SUBSCRIBE for kind in kinds)
-        context = self.next_query
-        self.next_query += 1
-        self.queries[context] = run
-        accepted = self.raft.read_index(context)
-        assert accepted, "the leader takes as many as may wait"
 
     # What Raft decided
 
@@ -538,6 +466,9 @@ class Consensus:
             self.counters,
             self.report,
         )
+        self.queries = Queries(
+            self.raft, self.feed, self.peering, self.upkeep, self.send, self.counters
+        )
         self.administration = Administration(
             self.identity,
             self.raft,
@@ -592,7 +523,7 @@ class Consensus:
         if ready.apply is not None:
             self.feed.feedable = ready.apply[1]
         for read in ready.reads:
-            self.feed.readable.append((read.index, self.queries.pop(read.context)))
+            self.queries.confirmed(read.context, read.index)
 
     def _role_changed(self) -> None:
         raft, counters = self.raft, self.counters.counters
@@ -610,19 +541,17 @@ class Consensus:
         """What was proposed and what was asked is refused: whoever asked, asks the next leader."""
         self.agreement.lost_office()
         self.hand_over_until_ns = 0
-        self.leader = False
+        self.leader = self.queries.leads = False
         self.log_time = None
         self.feed.unfed_bytes = 0
-        refusal = self._refusal()
+        refusal = self.queries.refusal()
         assert refusal is not None
         for proposed in self.proposed:
-            self._refuse(refusal, proposed.body, proposed.count)
+            self.queries.refuse(refusal, proposed.body, proposed.count)
         self.proposed.clear()
         self.undurable.clear()
         self.unapplied.clear()
-        for run in self.queries.values():
-            self._refuse_queries([slot for _, _, slot in slots.slots_of(memoryview(run))])
-        self.queries.clear()
+        self.queries.refuse_waiting()
 
     def _start_term(self) -> None:
         """Log time jumps here and nowhere else; then the operator's decisions go into the log."""
@@ -640,7 +569,7 @@ class Consensus:
         self.feed.proposed(len(body))
         for place in self.config.skip:
             self.serve_from = self._propose(SKIP, slots.pack_skip_body(*place), now_ns)
-        self.leader = True
+        self.leader = self.queries.leads = True
         self.time_entry = 0
 
     def _leave_if_removed(self) -> None:
@@ -690,7 +619,7 @@ class Consensus:
     def _is_quiet(self) -> bool:
         """Nothing that was accepted is on its way."""
         through = self.raft.log.last if self.leader else self.feed.feedable
-        return self.feed.fed == through and not self.feed.readable and not self.queries
+        return self.feed.fed == through and not self.feed.readable and not self.queries.waiting
 
     def _has_handed_over(self, now_ns: int) -> bool:
         """A leader that stops leaves its office to somebody first, if there is anybody."""
