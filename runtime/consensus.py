@@ -18,7 +18,7 @@ from typing import Any
 
 from attrs import define, field
 
-from ..raft import CONFIGURATION, HardState, Membership, Raft, Ready, Role, Stored
+from ..raft import CONFIGURATION, Raft, Ready, Role
 from ..shm import Consumer, Counters, Inputs, Producer
 from . import slots
 from .administration import Administration
@@ -37,7 +37,7 @@ from .peering import Peering
 from .persisting import Persisting
 from .queries import Queries
 from .raft_trace import RaftTrace
-from .recovered import IN_FLIGHT_ENTRIES_MAX, damage_of, log_of, raft_config
+from .recovered import IN_FLIGHT_ENTRIES_MAX, raft_of
 from .separation import Separator
 from .snapshot_points import SnapshotPoints
 from .state_checks import CHECK, StateChecks
@@ -392,28 +392,14 @@ class Consensus:
         """Raft, and everything around it, from what the disk holds."""
         snapshot = recovered.snapshot_index
         applied = snapshot or recovered.first - 1
-        configurations = [
-            (index, Membership.decode(body))
-            for index, body in recovered.configurations
-            if index > snapshot
-        ]
-        if recovered.membership:
-            configurations.insert(0, (snapshot, Membership.decode(recovered.membership)))
         if self.config.peer_address:
             promised = recovered.term, recovered.voted_for, recovered.commit
             self.persisting.repeated = slots.pack_hard_state(*promised)
-        self.raft = Raft(
-            raft_config(self.config, self.identity, self.tick_ns, last=recovered.last),
-            HardState(recovered.term, recovered.voted_for, recovered.commit),
-            log_of(recovered),
-            applied,
-            configurations=configurations,
-            damage=damage_of(recovered),
-            observer=self._trace(recovered),
-        )
-        if snapshot:
-            stored = Stored(snapshot, recovered.snapshot_term, recovered.snapshot_file_bytes)
-            self.raft.snapshot_taken(stored)
+        observer = None
+        if self.config.raft_trace:
+            observer = RaftTrace.open(self.config.directory / self.config.raft_trace, self.clock)
+            observer.started(self.identity.replica_id, recovered)
+        self.raft = raft_of(recovered, self.config, self.identity, self.tick_ns, observer)
         self.recovered = recovered
         self.applied_index = applied
         self.points = SnapshotPoints(self.config.snapshot_log_bytes, snapshot)
@@ -432,13 +418,6 @@ class Consensus:
         if snapshot:  # Before any entry.
             self.feed.restart(snapshot, recovered.snapshot_bytes, recovered.snapshot_build)
             self.feed.give(leads=False)
-
-    def _trace(self, recovered: slots.Recovered) -> RaftTrace | None:
-        if not self.config.raft_trace:
-            return None
-        trace = RaftTrace.open(self.config.directory / self.config.raft_trace, self.clock)
-        trace.started(self.identity.replica_id, recovered)
-        return trace
 
     def _surround(self) -> None:
         self.divergence, self.states = Divergence(self.raft), StateChecks(self.raft)

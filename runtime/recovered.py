@@ -6,7 +6,7 @@ limits, and a piece of a snapshot fits every ring on its way.
 
 import os
 
-from ..raft import Config, Damage, Log
+from ..raft import Config, Damage, HardState, Log, Membership, Observer, Raft, Stored
 from . import slots
 from .config import SLOT_SHARE, ReplicaConfig
 from .identity import Identity
@@ -67,3 +67,34 @@ def damage_of(recovered: slots.Recovered) -> Damage | None:
     if not recovered.damage_last:
         return None
     return Damage(recovered.last + 1, recovered.damage_last, recovered.damage_last_term)
+
+
+def raft_of(
+    recovered: slots.Recovered,
+    config: ReplicaConfig,
+    identity: Identity,
+    tick_ns: int,
+    observer: Observer | None,
+) -> Raft:
+    """Raft as it was when the disk was last synced, with the newest snapshot."""
+    snapshot = recovered.snapshot_index
+    configurations = [
+        (index, Membership.decode(body))
+        for index, body in recovered.configurations
+        if index > snapshot
+    ]
+    if recovered.membership:
+        configurations.insert(0, (snapshot, Membership.decode(recovered.membership)))
+    raft = Raft(
+        raft_config(config, identity, tick_ns, last=recovered.last),
+        HardState(recovered.term, recovered.voted_for, recovered.commit),
+        log_of(recovered),
+        snapshot or recovered.first - 1,
+        configurations=configurations,
+        damage=damage_of(recovered),
+        observer=observer,
+    )
+    if snapshot:
+        stored = Stored(snapshot, recovered.snapshot_term, recovered.snapshot_file_bytes)
+        raft.snapshot_taken(stored)
+    return raft
