@@ -5,7 +5,8 @@
 The state is N accounts (a million by default), once in one ledger and once as an actor each. The
 same state is pickled (protocol 5), and put into a Redis of its own, as one hash or as a key each,
 where `redis-server` is installed. With `--fork` each state is also written by a forked child, with
-and without `gc.freeze`. Times are medians of the runs with the shortest beside them, in a process
+and without `gc.freeze`; and commands run in batches without a snapshot, beside a forked child, and
+with slices of the state encoded between them (stalls.py). Times are medians of the runs with the shortest beside them, in a process
 that has the state already; garbage collection rests in all of them. There is no threshold here.
 """
 
@@ -18,22 +19,26 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from random import Random
 from typing import Any
 
 from attrs import asdict
 from rich.console import Console
 from rich.table import Table
 
-from ..actors.ledger import Account, Ledger
+from ..actors.ledger import Account, Deposit, Ledger, PayIn
 from ..actors.ledger import app as ledger
 from ..actors.machine import Machine
 from ..runtime.snapshotfile import Encoder
 from .bgsave import RedisAbsent, measure_bgsave
 from .copied import HEADER, MIB, measure_fork
+from .stalls import KINDS, Keyed, measure_stalls
 
 LEVELS = (1, 3)
 SHAPES = ("one ledger", "an actor each")
 SEED = 1
+BATCHES = 10_000
 Figures = dict[str, float]
 
 
@@ -57,6 +62,16 @@ def machine_of(shape: str, count: int) -> Machine:
         state.actors[actor.id].update(accounts)
         state.actors_count = count
     return machine
+
+
+def commands_of(shape: str, count: int) -> Callable[[Random], Keyed]:
+    """A deposit into one of the accounts, whichever."""
+
+    def deposit(chance: Random) -> Keyed:
+        name = f"account {chance.randrange(count)}"
+        return (b"ledger", Deposit(name, 1)) if shape == SHAPES[0] else (name.encode(), PayIn(1))
+
+    return deposit
 
 
 def measure(shape: str, count: int) -> Figures:
@@ -128,7 +143,12 @@ def run(count: int, runs: int, with_forks: bool) -> dict[str, Any]:
             for frozen in (True, False):
                 found = measure_fork(lambda shape=shape: machine_of(shape, count), frozen)
                 forks.append(asdict(found))
-        shapes[shape] = {"median": medians, "runs": measured, "forks": forks}
+        stalls: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
+        for _ in range(runs if with_forks else 0):
+            build = partial(machine_of, shape, count)
+            for one in measure_stalls(build, commands_of(shape, count), BATCHES):
+                stalls[one.kind].append(asdict(one))
+        shapes[shape] = {"median": medians, "runs": measured, "forks": forks, "stalls": stalls}
     return {
         "machine": {
             "cores": os.cpu_count(),
@@ -170,6 +190,20 @@ def show(found: dict[str, Any]) -> None:
         if name != "frozen":
             table.add_row(name, *(_shown(name, fork[name]) for _, fork in forks))
     console.print(table)
+    for shape in SHAPES:
+        stalls = shapes[shape]["stalls"]
+        table = Table(f"{shape}: batches, medians of the runs", *stalls)
+        for name in next(iter(stalls.values()))[0]:
+            if name not in ("kind", "batches"):
+                medians = (statistics.median(run[name] for run in runs) for runs in stalls.values())
+                table.add_row(name, *(_stall(name, median) for median in medians))
+        console.print(table)
+
+
+def _stall(name: str, value: float) -> str:
+    if name == "commands_per_s":
+        return f"{value:,.0f}"
+    return f"{value * 1e3:.3f} ms" if name.endswith("_s") else f"{value / MIB:.1f} MiB"
 
 
 def _column(shape: str, frozen: bool) -> str:
