@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING
 
 from attrs import define, field, frozen
 
-from ..shm import Consumer, Counters, Doorbell, Producer, Schema
+from ..shm import Consumer, Counters, Doorbell, Producer
 from . import slots
 from ._wire import ffi, lib
 from .clock import Clock
 from .config import TransportLimits
 from .descriptors import Descriptors
 from .errors import OperatorError
+from .metrics import COUNTED
 from .tls_clients import TlsClients
 from .visitors import Vocabulary, admit
 
@@ -47,42 +48,6 @@ NS_PER_S = 1_000_000_000
 
 WELCOME = Struct("<IHH16sIIQ")
 DRAIN = Struct("<IHH").pack(8, lib.WIRE_DRAIN, 0)
-
-COUNTED = (
-    "connections",
-    "sessions",
-    "subscriptions",
-    "output_bytes",
-    "accepted",
-    "closed",
-    "errors",
-    "slow_readers",
-    "turned_away",
-    "frames_in",
-    "bytes_in",
-    "frames_out",
-    "bytes_out",
-    "events_out",
-    "unrouted",
-)
-"""The fields of gate.h's report that are published under the same names."""
-
-COUNTED_OF_PEERS = (
-    "peers_linked",
-    "peer_messages_in",
-    "peer_messages_out",
-    "peer_dropped_in",
-    "peer_dropped_out",
-    "peer_refused",
-    "bulk_pauses",
-)
-"""What `Peers.counts` gives."""
-
-SCHEMA = Schema(
-    counters=(*COUNTED, *COUNTED_OF_PEERS, "tls_failed", "pauses", "turns"),
-    histograms=("latency_ns",),
-)
-"""What the gateway counts. latency_ns: from a command's arrival to its reply, sampled, one in flight a connection."""
 
 
 @frozen(kw_only=True)

@@ -5,15 +5,49 @@ from collections.abc import Mapping
 
 from ..actors.layout import HANDLER_WORDS
 from ..shm import Consumer, Counters, Histogram, Schema
-from . import gateway, recording
+from . import recording
 from .topology import CONSENSUS, GATEWAY, JOURNAL, LOGIC, PROCESSES, rings_of
 from .trail import Trail
 
 HANDLERS_MAX = 512
 """How many handlers have a row of their own in logic's figures; those beyond share the last."""
 
+COUNTED = (
+    "connections",
+    "sessions",
+    "subscriptions",
+    "output_bytes",
+    "accepted",
+    "closed",
+    "errors",
+    "slow_readers",
+    "turned_away",
+    "frames_in",
+    "bytes_in",
+    "frames_out",
+    "bytes_out",
+    "events_out",
+    "unrouted",
+)
+"""The fields of gate.h's report that are published under the same names."""
+
+COUNTED_OF_PEERS = (
+    "peers_linked",
+    "peer_messages_in",
+    "peer_messages_out",
+    "peer_dropped_in",
+    "peer_dropped_out",
+    "peer_refused",
+    "bulk_pauses",
+)
+"""What `Peers.counts` gives."""
+
 _SCHEMAS = {
-    GATEWAY: gateway.SCHEMA,
+    # latency_ns: from a command's arrival to its reply, sampled, one in flight a connection.
+    GATEWAY: Schema(
+        counters=(*COUNTED, *COUNTED_OF_PEERS, "tls_failed", "pauses", "turns"),
+        histograms=("latency_ns",),
+    ),
     CONSENSUS: Schema(
         counters=(
             *("commands", "refused", "entries", "commit_index", "applied_index", "term"),

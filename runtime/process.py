@@ -16,7 +16,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from attrs import define
 from setproctitle import setproctitle
@@ -25,19 +25,18 @@ from ..actors.limits import Limits
 from ..raft import Membership
 from ..shm import Counters, ShmError, die_with_parent
 from . import agent, memory, recording
-from .addresses import shown
 from .clock import Clock
 from .config import NS_PER_S, ReplicaConfig
-from .descriptors import Descriptors
 from .errors import EXIT_JOURNAL_FAILED, JournalFailed, OperatorError
-from .hosts import numeric_address
 from .identity import Identity, load_identity, mark_begun, refuse_lost_journal
-from .peer_hello import RAFT_LINK, Hello
-from .peers import Peers
 from .placement import spin_ns
-from .tls import TlsFiles, client_context, peer_contexts, require_security
 from .topology import CONSENSUS, GATEWAY, JOURNAL, LOGIC, PROCESSES
-from .visitors import Vocabulary
+
+if TYPE_CHECKING:
+    from .descriptors import Descriptors
+    from .peers import Peers
+    from .tls import TlsFiles
+    from .visitors import Vocabulary
 
 EXIT_OPERATOR = 65
 
@@ -113,8 +112,13 @@ def _stop_when_told() -> Callable[[], bool]:
     return lambda: bool(told)
 
 
+# Each process imports what it is made of: five interpreters start at once, before a replica can recover.
+
+
 def _run_gateway(handed: Handed) -> int:
     from . import gateway
+    from .descriptors import Descriptors
+    from .tls import client_context, require_security
 
     config, identity = handed.config, handed.identity
     limits = Limits(**identity.limits)
@@ -148,19 +152,20 @@ def _run_gateway(handed: Handed) -> int:
     )
     signal.signal(signal.SIGTERM, lambda number, frame: process.drain())
     host, port = process.address
-    handed.report({"listening": [host, port]})
-    if visitors is not None:
-        handed.report({"resp": visitors[0].getsockname()[1]})
+    resp_port = None if visitors is None else visitors[0].getsockname()[1]
+    handed.report({"listening": [host, port], "resp": resp_port})
     status = process.run()
     process.close()
     attachment.close()
     return status
 
 
-def _visitors(handed: Handed) -> tuple[socket.socket, Vocabulary] | None:
+def _visitors(handed: Handed) -> "tuple[socket.socket, Vocabulary] | None":
     """Where clients that speak Redis's protocol knock, and what they may say; None: they may not."""
     from . import gateway
     from .discovery import load_app
+    from .tls import require_security
+    from .visitors import Vocabulary
 
     config = handed.config
     if handed.resp_port is None:
@@ -171,7 +176,9 @@ def _visitors(handed: Handed) -> tuple[socket.socket, Vocabulary] | None:
     return gateway.listen(config.resp_host, handed.resp_port), Vocabulary.of(app)
 
 
-def _tls_files(config: ReplicaConfig) -> TlsFiles | None:
+def _tls_files(config: ReplicaConfig) -> "TlsFiles | None":
+    from .tls import TlsFiles
+
     if not config.tls_certificate:
         return None
     return TlsFiles(config.tls_certificate, config.tls_key, config.tls_authority)
@@ -181,11 +188,16 @@ def _peers(
     handed: Handed,
     attachment: memory.Attachment,
     clients: socket.socket,
-    files: TlsFiles | None,
-    descriptors: Descriptors,
-) -> Peers | None:
+    files: "TlsFiles | None",
+    descriptors: "Descriptors",
+) -> "Peers | None":
     """The links to the other replicas; None where none can be."""
     from . import gateway
+    from .addresses import shown
+    from .hosts import numeric_address
+    from .peer_hello import RAFT_LINK, Hello
+    from .peers import Peers
+    from .tls import peer_contexts
 
     config, identity = handed.config, handed.identity
     if not config.peer_address:

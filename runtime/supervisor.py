@@ -83,6 +83,10 @@ class Supervisor:
     address: tuple[str, int] | None = field(default=None, init=False)
     state: str = field(default="starting", init=False)
     failure: str | None = field(default=None, init=False)
+    listening: bool = field(default=False, init=False)
+    """The gateway of this generation is."""
+    recovered: dict[str, Any] | None = field(default=None, init=False)
+    """What consensus says of being ready, until that is told."""
     served: bool = field(default=False, init=False)
     settled: bool = field(default=False, init=False)
     """Drained, and no snapshot is on its way: the journal may close."""
@@ -140,7 +144,8 @@ class Supervisor:
         restarts = 0
         while True:
             self.generation += 1
-            self.served = self.settled = False
+            self.served = self.settled = self.listening = False
+            self.recovered = None
             try:
                 self._start(identity)
                 died = self._watch()
@@ -305,10 +310,9 @@ class Supervisor:
                 attached = [child for child in self.children.values() if child.attached]
                 if self.memory is not None and len(attached) == len(PROCESSES):
                     self.memory.unlink()
-            case {"listening": [str(host), int(port)]}:
-                self.address = (host, port)
-            case {"resp": int(port)}:
-                self.resp_port = port
+            case {"listening": [str(host), int(port)], "resp": resp_port}:
+                self.address, self.resp_port, self.listening = (host, port), resp_port, True
+                self._serve()
             case {"replayed": applied, "of": last}:
                 if self.state != "replaying":
                     self.state, self.pace = "replaying", Pace()
@@ -333,12 +337,8 @@ class Supervisor:
             case {"settled": _}:
                 self.settled = True
             case {"ready": facts}:
-                self.served = True
-                crashes.note_ready(self.config.directory)
-                pids = {name: child.process.pid for name, child in self.children.items()}
-                self.placement.begin(pids, self.config.directory / "counters")
-                self._publish("ready", **facts)
-                self.observer("ready", {**facts, "address": self.address})
+                self.recovered = facts
+                self._serve()
             case {"warning": sentence}:
                 self.observer("warning", {"sentence": sentence})
             case {"notice": sentence}:
@@ -348,6 +348,18 @@ class Supervisor:
                     self.failure = sentence
             case _:
                 raise AssertionError(f"{child.name} reported {report}")
+
+    def _serve(self) -> None:
+        """It is ready when there is something to serve and somebody listens; which comes last is open."""
+        if self.recovered is None or not self.listening:
+            return
+        facts, self.recovered = self.recovered, None
+        self.served = True
+        crashes.note_ready(self.config.directory)
+        pids = {name: child.process.pid for name, child in self.children.items()}
+        self.placement.begin(pids, self.config.directory / "counters")
+        self._publish("ready", **facts)
+        self.observer("ready", {**facts, "address": self.address})
 
     def _name_overrun(self) -> None:
         """A handler is over its budget: have faulthandler write the stack, without stopping it."""

@@ -17,9 +17,11 @@ from served import slots_of, until
 from leftfold.raft.messages import AppendEntries, Entry, Heartbeat
 from leftfold.runtime import slots
 from leftfold.runtime.descriptors import Descriptors
-from leftfold.runtime.gateway import SCHEMA, Gateway, GatewayLimits, Identity, listen
+from leftfold.runtime.gateway import Gateway, GatewayLimits, Identity, listen
+from leftfold.runtime.metrics import schema
 from leftfold.runtime.peers import PeerLimits, Peers
 from leftfold.runtime.raft_messages import encode
+from leftfold.runtime.topology import GATEWAY
 from leftfold.shm import (
     DOORBELL_BYTES,
     Consumer,
@@ -204,7 +206,7 @@ def test_bulk_waits_for_room_in_a_parked_gateway_and_goes_on_by_the_bell() -> No
 
 def test_what_is_counted_of_peers_is_in_the_schema() -> None:
     with replicas(1, 2) as (one, _):
-        assert set(one.peers.counts()) < set(SCHEMA.counters)
+        assert set(one.peers.counts()) < set(schema()[GATEWAY].counters)
         assert one.peers.counts()["peers_linked"] == 1
 
 

@@ -27,7 +27,6 @@ from ..runtime.identity import member_identity, open_identity
 from ..runtime.quarantines import sentences
 from ..runtime.supervisor import Observer, Supervisor, read_status
 from ..shm import die_with_parent
-from .accepted import say_what_differs
 from .place import parse_command
 from .ranges import DAY_S, Port, ReplicaId, Seconds, between
 
@@ -146,6 +145,8 @@ def run(
     if old_sources is not None and not accept_build:
         raise OperatorError("--old-sources belongs to --accept-build: give that as well.")
     if accept_build and listed:
+        from .accepted import say_what_differs
+
         say_what_differs(directory, app, loaded, old_sources, json=json)
     config = ReplicaConfig(
         directory=directory,
