@@ -37,7 +37,7 @@ demo: build
 
 .PHONY: campaign
 campaign: build
-	$(BIN)/pytest -m campaign -q
+	$(BIN)/pytest -m "campaign and not long" -q
 
 .PHONY: long
 long: build

@@ -9,10 +9,11 @@ from collections.abc import Callable
 
 from attrs import define, field
 
+from ..actors.layout import EntryKind
 from ..raft import Raft, Role
 from .administration import Administration
 from .config import NS_PER_S
-from .divergence import Divergence, Verdict, letters, sentence
+from .divergence import Divergence, Verdict, commands_in, letters, sentence
 from .errors import OperatorError
 from .peering import Peering
 from .snapshot_points import SnapshotPoints
@@ -39,9 +40,8 @@ class Agreement:
         """Whoever is not what the majority is stops. Raises OperatorError if that is this replica."""
         told = self.peering.told_odd
         if told is not None:
-            raise OperatorError(
-                sentence(self.raft.id, told.index, told.found, told.expected, of_state=told.state)
-            )
+            why = sentence(self.raft.id, told.index, told.found, told.expected, of_state=told.state)
+            raise OperatorError(why + self._commands(told.index))
         for to_tell in (self.divergence.to_tell(), self.states.to_tell()):
             if to_tell is not None:
                 self.peering.say(to_tell)
@@ -89,6 +89,12 @@ class Agreement:
 
     def _why(self, verdict: Verdict) -> OperatorError:
         found, expected = verdict.found[self.raft.id], verdict.expected
-        return OperatorError(
-            sentence(self.raft.id, verdict.index, found, expected, of_state=verdict.of_state)
-        )
+        why = sentence(self.raft.id, verdict.index, found, expected, of_state=verdict.of_state)
+        return OperatorError(why + self._commands(verdict.index))
+
+    def _commands(self, index: int) -> str:
+        """Those of an entry of commands that is still in memory."""
+        log = self.raft.log
+        entries = log.entries(index, index) if log.first <= index <= log.last else None
+        commands = [one for one in entries or () if one.kind == EntryKind.COMMANDS]
+        return commands_in(commands[0]) if commands else ""

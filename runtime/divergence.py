@@ -13,11 +13,15 @@ from struct import Struct
 
 from attrs import define, field, frozen
 
-from ..raft import Raft, Role
+from ..actors.layout import COMMAND
+from ..raft import Entry, Raft, Role
+from . import slots
 from .digests import DIGESTS_MAX, Digests, Odd
 
 WINDOW = 65_536
 BLOCKS_MAX = 256
+TOLD_MAX = 4
+"""Commands of an entry that a sentence names."""
 _VALUE = Struct("<I")
 
 
@@ -162,6 +166,21 @@ def letters(raft: Raft, verdict: Verdict) -> Iterable[Odd]:
         found = verdict.found[peer]
         expected = found if verdict.expected is None else verdict.expected
         yield Odd(raft.id, peer, raft.term, verdict.index, found, expected, verdict.of_state)
+
+
+def commands_in(entry: Entry) -> str:
+    """Which commands an entry holds, by (index, ordinal), as far as that can be said without the app."""
+    found: list[str] = []
+    for kind, message, slot in slots.slots_of(memoryview(entry.body)):
+        if kind == slots.COMMAND:
+            key_bytes = COMMAND.unpack_from(slot)[6]
+            key = bytes(slot[COMMAND.size : COMMAND.size + key_bytes])
+            found.append(f"{entry.index}.{len(found)} is message {message} for key {key.hex()}")
+        else:
+            found.append("")
+    told = [text for text in found if text]
+    more = f", and {len(told) - TOLD_MAX} commands more" if len(told) > TOLD_MAX else ""
+    return f" {'; '.join(told[:TOLD_MAX])}{more}." if told else ""
 
 
 def sentence(

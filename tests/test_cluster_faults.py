@@ -29,7 +29,7 @@ from leftfold.runtime.identity import member_identity, open_identity
 from leftfold.runtime.slots import CONTROL_TRANSFER
 from leftfold.runtime.topology import PROCESSES
 
-pytestmark = [pytest.mark.long, pytest.mark.xdist_group("serial")]
+pytestmark = [pytest.mark.campaign, pytest.mark.xdist_group("serial")]
 
 FIVE = ("supervisor", *PROCESSES)
 HURT_S = 2.0
@@ -231,6 +231,7 @@ def test_each_process_of_a_replica_stops_and_goes_on(tmp_path: Path, leads: bool
 # Deaths
 
 
+@pytest.mark.long
 def test_kill_9_of_each_process_of_each_replica_in_turn(tmp_path: Path) -> None:
     """Fifteen deaths, each of a replica that has caught up since the last."""
     with loaded(tmp_path) as (running, working):

@@ -164,6 +164,8 @@ def stray(running: Cluster, id: int) -> None:
     assert process.wait(DEADLINE_S) == 1
     said = running.replicas[id].output()
     assert f"Replica {id} has put out something else than the majority at entry" in said
+    index = int(said.rpartition("the majority at entry ")[2].partition(":")[0])
+    assert f"{index}.0 is message 951 for key " in said
     others = set(running.replicas) - {id}
     assert running.leader(others) in others
     assert ask(running, step) == Seen(value=before.value + 2)
