@@ -30,13 +30,22 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def begin_replica(directory: Path) -> None:
+    """What is there of a replica that was killed while it started."""
+    directory.mkdir()
+    (directory / "identity.json").write_text("{}")
+    Segment.create(f"/{segment_prefix(directory)}1-ingress", 4096, 1).close()
+    assert leavings(directory) != []
+
+
 def test_it_is_gone_at_the_end_also_after_an_exception(temporary: Path) -> None:
     with pytest.raises(KeyboardInterrupt), scratch("kind") as path:
-        (path / "content").write_text("x")
         assert path.parent == temporary
+        begin_replica(path / "replica")
         raise KeyboardInterrupt
 
     assert list(temporary.iterdir()) == []
+    assert leavings(path / "replica") == []
 
 
 def test_what_a_killed_owner_left_is_removed_by_the_next_and_a_living_ones_is_not(
@@ -50,9 +59,7 @@ def test_what_a_killed_owner_left_is_removed_by_the_next_and_a_living_ones_is_no
     )
     assert owner.stdout is not None
     left = Path(owner.stdout.readline().strip())
-    (left / "replica").mkdir()
-    (left / "replica" / "identity.json").write_text("{}")
-    Segment.create(f"/{segment_prefix(left / 'replica')}1-ingress", 4096, 1).close()
+    begin_replica(left / "replica")
     (temporary / "kind-of-a-file").write_text("not ours")
     with scratch("kind"), scratch("kind"):
         assert left.exists(), "its owner lives"

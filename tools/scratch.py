@@ -16,6 +16,9 @@ from ..runtime.errors import OperatorError
 from ..runtime.identity import IDENTITY_NAME, lock_directory
 from ..runtime.memory import remove_leftovers
 
+GONE_S = 10.0
+"""How long a replica that was killed may take until it is gone."""
+
 
 @contextlib.contextmanager
 def scratch(kind: str) -> Generator[Path]:
@@ -26,6 +29,8 @@ def scratch(kind: str) -> Generator[Path]:
     try:
         yield path
     finally:
+        with contextlib.suppress(OperatorError):
+            _forget_memory(path, GONE_S)
         shutil.rmtree(path)
         os.close(held)
 
@@ -59,16 +64,21 @@ def _remove_if_left(path: Path) -> None:
     held = _hold(path)
     if held is None:
         return
-    locks: list[int] = []
     try:
-        if os.fstat(held).st_uid != os.geteuid():
-            return
-        for identity in path.rglob(IDENTITY_NAME):
-            locks.append(lock_directory(identity.parent, wait_s=0.0))
-            remove_leftovers(identity.parent)
-        shutil.rmtree(path, ignore_errors=True)
+        if os.fstat(held).st_uid == os.geteuid():
+            _forget_memory(path, 0.0)
+            shutil.rmtree(path, ignore_errors=True)
     except OperatorError:
         pass  # A replica in it lives.
     finally:
-        for descriptor in (held, *locks):
-            os.close(descriptor)
+        os.close(held)
+
+
+def _forget_memory(path: Path, wait_s: float) -> None:
+    """Remove the shared memory of replicas that were killed while they started. Raises OperatorError if one lives."""
+    for identity in path.rglob(IDENTITY_NAME):
+        lock = lock_directory(identity.parent, wait_s)
+        try:
+            remove_leftovers(identity.parent)
+        finally:
+            os.close(lock)
