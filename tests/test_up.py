@@ -27,6 +27,8 @@ class Up:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.said: list[dict[str, Any]] = []
+        self.heard = 0
+        """How much of it was looked at: what came in one piece may hold what two steps wait for."""
         self.buffer = b""
         self.process = subprocess.Popen(
             [
@@ -39,21 +41,22 @@ class Up:
         )
 
     def until(self, condition: Callable[[dict[str, Any]], Any], what: str) -> dict[str, Any]:
-        """Read on until it has said such a thing."""
+        """Read on, from where the last step found what it waited for, until it has said such a thing."""
         assert self.process.stdout is not None
         descriptor = self.process.stdout.fileno()
         deadline = time.monotonic() + DEADLINE_S
         while time.monotonic() < deadline:
+            while self.heard < len(self.said):
+                event = self.said[self.heard]
+                self.heard += 1
+                if condition(event):
+                    return event
             if not select.select([descriptor], [], [], 1.0)[0]:
                 continue
             piece = os.read(descriptor, 65536)
             assert piece, f"it ended before {what}: {self.said[-5:]}"
             *lines, self.buffer = (self.buffer + piece).split(b"\n")
-            events = [json.loads(line) for line in lines]
-            self.said += events
-            for event in events:
-                if condition(event):
-                    return event
+            self.said += [json.loads(line) for line in lines]
         raise AssertionError(f"in vain: {what}: {self.said[-5:]}")
 
     def all_follow(self) -> dict[str, Any]:
