@@ -22,11 +22,13 @@ def test_all_parts_at_a_hundredth_of_their_size(
     assert found["log"]["commands"] == 20_000
     assert 0 < found["log"]["log_bytes_per_command_over_the_body"] < 200
     for shape in bench_large.SHAPES:
-        assert found["snapshot"][shape.name]["recovery_s"] > 0
+        recovery = found["snapshot"][shape.name]
+        assert 0 < recovery["until_restoring_s"] <= recovery["recovery_s"]
         measured = found["service"][shape.name]
         for window in ("without", "with"):
             figures = measured[window]
             assert figures["commands"] > 0
             assert 0 < figures["p50_ms"] <= figures["p99_ms"] <= figures["p999_ms"]
             assert figures["p999_ms"] <= figures["max_ms"]
+        assert measured["fork_ms"] > 0
         assert measured["with"]["snapshot_s"] > 0 == measured["without"]["snapshot_s"]

@@ -5,9 +5,10 @@
 
 log       the time from the start of the processes to ready, with N commands in the log and no snapshot, beside the time
           that the same commands took live; and the bytes that the log holds per command beside its body.
-snapshot  the same with a snapshot of so many accounts and a tail behind it.
+snapshot  the same with a snapshot of so many accounts and a tail behind it; and when the snapshot, and when the tail, began to
+          be read: before that, five interpreters start.
 service   half of the highest load that was reached, paced, for so many seconds without a snapshot and for as many with one:
-          the latency that clients have, and the PSS of all processes.
+          the latency that clients have, the PSS of all processes, and how long the call of fork took.
 
 The last two for one ledger with all accounts, and for an actor for each. Every replica is new, in a temporary directory (`--dir`:
 on which disk), and shares the cores with the load. There is no threshold here; the load average is beside the figures.
@@ -32,6 +33,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..runtime.slots import CONTROL_SNAPSHOT, CONTROL_STATUS
+from ..shm import Counters
 from . import load
 from .child import Child
 from .footprint import footprint
@@ -63,11 +65,15 @@ def replica(directory: Path) -> Generator[Child]:
         child.kill()
 
 
-def start_s(directory: Path) -> float:
-    """From the start of the first process to ready."""
+def recovery(directory: Path) -> Figures:
+    """From the start of the first process to ready, and to what comes before that."""
     began_s = time.perf_counter()
-    with replica(directory):
-        return time.perf_counter() - began_s
+    with replica(directory) as child:
+        found: Figures = {"recovery_s": time.perf_counter() - began_s}
+        for event in ("restoring", "replaying"):
+            if event in child.seen_s:
+                found[f"until_{event}_s"] = child.seen_s[event] - began_s
+        return found
 
 
 def from_the_log(place: Path, commands: int) -> Figures:
@@ -85,7 +91,7 @@ def from_the_log(place: Path, commands: int) -> Figures:
             done += found["commands"]
             live_s += found["elapsed_s"]
             advance(done)
-    recovery_s = start_s(directory)
+    recovery_s = recovery(directory)["recovery_s"]
     asked = [sys.executable, "-P", "-m", "leftfold.tools", "log", "stat", str(directory)]
     usage = json.loads(subprocess.check_output([*asked, "--json"]))
     return {
@@ -122,7 +128,7 @@ def from_a_snapshot(place: Path, shape: load.Shape, accounts: int, tail: int) ->
         "snapshot_s": taken["seconds"],
         "snapshot_bytes": taken["bytes"],
         "tail": tail,
-        "recovery_s": start_s(directory),
+        **recovery(directory),
     }
 
 
@@ -150,6 +156,8 @@ def in_service(place: Path, shape: load.Shape, accounts: int, seconds: int) -> F
             finally:
                 paced.close()
             found[name] = asdict(latencies) | seen
+        logic = Counters.read(directory / "counters")["logic"]
+        found["fork_ms"] = logic.histograms["fork_ns"].max / 1e6
     found["p999_ratio"] = found["with"]["p999_ms"] / found["without"]["p999_ms"]
     found["pss_ratio"] = found["with"]["pss_bytes_max"] / found["without"]["pss_bytes_max"]
     return found
@@ -262,6 +270,7 @@ def show(found: Figures) -> None:
                     name, *(f"{figures[window][name]:,.2f}" for window in ("without", "with"))
                 )
             table.add_row("p99.9, and PSS, relatively", "", _ratios(figures))
+            table.add_row("fork_ms", "", f"{figures['fork_ms']:,.2f}")
             table.add_row("full load per s", f"{figures['full_load_per_s']:,.0f}", "")
             console.print(table)
 
