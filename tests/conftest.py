@@ -24,6 +24,7 @@ MAY_SKIP_ON_CI = {
     "test_a_power_cut_at_each_step_of_a_new_segment": "the same, loop devices and the right to mount",
     "test_kill_9_at_each_step_of_a_backup": "needs the right to trace",
     "test_kill_9_at_each_step_of_a_restore": "needs the right to trace",
+    "test_a_power_cut_at_each_step_of_both": "the same, loop devices and the right to mount",
     "test_a_disk_that_is_full_in_the_middle_of_a_snapshot_costs_that_snapshot": "mounts",
     "test_a_log_that_finds_no_room_for_its_next_segment_loses_nothing": "needs the right to mount",
     "test_a_start_on_a_full_disk_is_one_sentence_and_nothing_is_lost": "needs the right to mount",

@@ -1,4 +1,4 @@
-"""kill -9 at each step that `leftfold backup` and `leftfold restore` take on the disk.
+"""kill -9, and a power cut, at each step that `leftfold backup` and `leftfold restore` take on the disk.
 
 strace kills the command where it enters a chosen system call, for the nth time: every call that makes something
 durable, or gives it its name, in turn. Whatever is left of it: a backup is whole or is refused in one sentence, and so is
@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from disks import cut_power, loop_disk, mounted
 from test_backup import APP, LAST, files
 from written_log import WrittenLog
 
@@ -63,6 +64,9 @@ def killed_at(arguments: list[str], step: tuple[str, int], log: Path) -> None:
     name, nth = step
     code = traced(arguments, log, "-e", f"inject={name}:signal=SIGKILL:when={nth}")
     assert code in (-9, 137), (step, code, log.read_text())
+
+
+DISK_BYTES = 320 << 20
 
 
 @pytest.fixture
@@ -161,3 +165,47 @@ def test_kill_9_at_each_step_of_a_restore(log: WrittenLog, tmp_path: Path, endin
         tmp_path / "strace.log",
         check,
     )
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("ending", ["", ".tar"])
+@pytest.mark.parametrize("command", ["backup", "restore"])
+def test_a_power_cut_at_each_step_of_both(
+    log: WrittenLog, tmp_path: Path, command: str, ending: str
+) -> None:
+    """What no sync has reached is gone: what has its name is whole, and what came to its end is there."""
+    backup = tmp_path / f"copy{ending}"
+    assert quietly("backup", log.directory, backup) == (0, "")
+    image, strace_log = tmp_path / "image", tmp_path / "strace.log"
+
+    def target(place: Path, number: int) -> Path:
+        return place / (f"copy-{number}{ending}" if command == "backup" else f"made-{number}")
+
+    with loop_disk(image, tmp_path / "disk", DISK_BYTES) as disk:
+
+        def arguments(number: int) -> list[str]:
+            source = log.directory if command == "backup" else backup
+            return [command, str(source), str(target(disk, number))]
+
+        every = [*steps(arguments(0), strace_log), None]
+        for number, step in enumerate(every, 1):
+            if step is None:
+                assert traced(arguments(number), strace_log) == 0
+            else:
+                killed_at(arguments(number), step, strace_log)
+            cut_power(image, tmp_path / "image-cut")
+            with mounted(
+                tmp_path / f"cut-{number}", "-o", "loop", str(tmp_path / "image-cut")
+            ) as cut:
+                left = again = target(cut, number)
+                there = left.exists()
+                if command == "backup" and there:
+                    again = tmp_path / "again"
+                    code, said = quietly("restore", left, again)
+                    there = not code
+                    assert there or len(said.splitlines()) == 1, said
+                assert not there or is_whole(log, again), step
+                assert there or step is not None, "it came to its end"
+                shutil.rmtree(tmp_path / "again", ignore_errors=True)
+            for path in disk.iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
