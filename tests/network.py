@@ -3,6 +3,9 @@
 A thread that enters it takes with it whatever it starts: threads, processes, sockets. The rules are nftables' and act where a
 packet arrives, so that who sends it learns nothing, as on a real wire. Clients have 127.0.0.1 and are cut off only where a test
 says so. Leaving it is going back; the kernel ends it with the last process inside.
+
+There is no delay: that takes netem, or a queue in the rules (NFQUEUE), and kernels that CI may have know neither. Lost packets
+delay what TCP sends again, and a process that stands still delays all that it would answer.
 """
 
 import contextlib

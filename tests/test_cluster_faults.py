@@ -32,6 +32,7 @@ from leftfold.runtime.topology import PROCESSES
 pytestmark = [pytest.mark.campaign, pytest.mark.xdist_group("serial")]
 
 FIVE = ("supervisor", *PROCESSES)
+YEAR_S = 365.0 * 24 * 3600
 HURT_S = 2.0
 """How long a fault lasts whose end nothing tells: several election time-outs."""
 
@@ -264,6 +265,34 @@ def test_all_three_are_killed_at_once(tmp_path: Path) -> None:
                 running.start(id)
             running.wait_ready()
         progress(working)
+
+
+# Clocks that jump
+
+
+def test_a_clock_that_is_a_year_off_is_named_or_does_not_matter(tmp_path: Path) -> None:
+    """Ahead: who would lead by it stops, and another leads. Behind: log time goes on from where it was."""
+    with cluster(tmp_path) as running:
+        assert add(running, 1) == Total(value=1, commands=1)
+        leader = running.leader()
+        off = another(running, leader)
+        running.stop(off)
+        running.start(off, wall_offset_s=YEAR_S)
+        running.wait_ready(off)
+        running.control(leader, CONTROL_TRANSFER, to=off)
+        process = running.replicas[off].process
+        wait_until(lambda: process.poll() is not None, f"it stops: {running.output()}")
+        assert process.wait(DEADLINE_S) == 1
+        assert "--accept-clock-step" in running.replicas[off].output(), running.output()
+        assert add(running, 2) == Total(value=3, commands=2)
+
+        running.start(off, wall_offset_s=-YEAR_S)
+        running.wait_ready(off)
+        leader = running.leader()
+        running.control(leader, CONTROL_TRANSFER, to=off)
+        wait_until(lambda: running.leader() == off, "the one with the slow clock leads")
+        assert add(running, 4) == Total(value=7, commands=3)
+        running.agree()
 
 
 # What was lost, and what is not to be believed
