@@ -1,11 +1,14 @@
 """`--accept-build`: what another build wrote and this code answers differently is listed before it is replayed."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from replica import DEADLINE_S, leavings, wait_until
 from written_log import WrittenLog
 
 from leftfold.actors import App
@@ -79,7 +82,7 @@ class Shop:
         return place
 
     def load(self, sources: Path) -> App:
-        self.monkeypatch.delitem(__import__("sys").modules, "accepted_shop", raising=False)
+        self.monkeypatch.delitem(sys.modules, "accepted_shop", raising=False)
         return load_app(NAME, sources)
 
     def write(self, count: int, build: str = "old") -> None:
@@ -222,3 +225,30 @@ def test_sources_that_did_not_write_the_tail_are_refused(shop: Shop, capsys: Cap
         shop.said(doubled, doubled, capsys, json=False)
     with pytest.raises(OperatorError, match="is not a directory"):
         shop.said(doubled, doubled / "no", capsys, json=False)
+
+
+@pytest.mark.xdist_group("serial")
+def test_a_start_lists_it_before_it_is_ready(shop: Shop, tmp_path: Path) -> None:
+    shop.write(3)
+    shop.log.close()
+    doubled = shop.sources("new", SHOP.replace("RATE = 1", "RATE = 2"))
+    run = [sys.executable, "-P", "-m", "leftfold.tools", "run", NAME, "--port", "0"]
+    run += ["--dir", str(shop.log.directory), "--accept-build", "--old-sources", str(shop.old)]
+    run += ["--accept-clock-step"]  # This log was written years ago.
+    output = tmp_path / "output"
+    with output.open("wb") as file:
+        running = subprocess.Popen(run, cwd=doubled, stdout=file, stderr=file)
+    try:
+        wait_until(lambda: "Ready on" in output.read_text() or running.poll(), "it is ready")
+        running.terminate()
+        assert running.wait(DEADLINE_S) == 0, output.read_text()
+    finally:
+        running.kill()
+        running.wait()
+
+    said = output.read_text()
+    listed, accepted_, ready = (
+        said.index(part) for part in ("answers 3 commands differently", "as accepted", "Ready on")
+    )
+    assert listed < accepted_ < ready
+    assert leavings(shop.log.directory) == []
