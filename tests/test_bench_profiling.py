@@ -28,6 +28,9 @@ def test_a_pair_compares_a_replica_that_records_with_one_that_does_not(
         assert one["low"] <= one["overhead"] <= one["high"]
         assert len(one["each"]) == 2
         assert one["verdict"] == verdict(one["low"], one["high"])
+    parts = found["from_its_parts"]
+    assert parts["figures"] > 10, "every hop records"
+    assert parts["low"] <= parts["overhead"] <= parts["high"]
 
 
 def test_the_interval_holds_the_mean_as_often_as_it_says() -> None:
