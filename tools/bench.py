@@ -194,7 +194,8 @@ def _latency(curves: Sequence[Curve], rate: float, seconds: float) -> dict[str, 
 def _show(curves: Sequence[Curve], title: str) -> None:
     console = Console(highlight=False)
     percents = shown_percents(min(len(curve.values) for curve in curves))
-    table = Table(title, *(f"p{percent:g}" for percent in percents), "max")
+    console.print(f"{title}; from the moment when each was due:")
+    table = Table("latency", *(f"p{percent:g}" for percent in percents), "max")
     for curve in curves:
         shown = [*map(curve.at, percents), curve.values[-1]]
         table.add_row(curve.name, *map(shown_ns, shown))
