@@ -170,7 +170,7 @@ class Raft:
         self.leader_id = 0
         self.commit = max(min(hard_state.commit, log.last), applied)
         self._damage = damage
-        self._observer = observer
+        self._observer: Observer | None = None  # What was recovered is no event.
         self._random = random.Random(config.seed * 1_000_003 + config.id)
 
         # The configurations that the log and its snapshot hold, by index; the last one counts.
@@ -239,6 +239,7 @@ class Raft:
         self._repaired = False
         self._shown = (self.role, self.term, self.leader_id)
         self._shown_membership = self.membership
+        self._observer = observer
 
     # What a shell may look at.
 

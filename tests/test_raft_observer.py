@@ -101,6 +101,13 @@ def test_a_follower_s_life_as_it_is_told() -> None:
     assert notes.take() == [Happening.MEMBERSHIP, Happening.RESTORE]
 
 
+def test_what_was_recovered_is_no_event() -> None:
+    notes = Notes()
+    four = Membership(voters=[1, 2, 3], learners=[4])
+    raft = raft_with([1, 1], configurations=[(2, four)], observer=notes)
+    assert raft.membership == four and notes.seen == []
+
+
 def test_what_was_durable_is_told_before_what_waited_for_it_is_sent() -> None:
     notes = Notes()
     raft = raft_with([1], observer=notes)

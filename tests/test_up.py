@@ -34,7 +34,7 @@ class Up:
             [
                 *(sys.executable, "-P", "-m", "leftfold.tools.cli", "up"),
                 *("leftfold.actors.ledger:app", "--dir", str(directory), "--port", "0"),
-                *("--json", "--restart-s", "0.2"),
+                *("--json", "--restart-s", "0.2", "--raft-trace"),
             ],
             stdout=subprocess.PIPE,
             start_new_session=True,
@@ -129,6 +129,9 @@ def test_a_cluster_in_one_command_and_everything_one_can_do_to_it(tmp_path: Path
         assert not any(pids_of(place) for place in layout.places.values())
         assert [leavings(place.directory) for place in layout.places.values()] == [[], [], []]
         assert not any(one["alive"] for one in state(layout)["replicas"])
+        for place in layout.places.values():
+            trace = (place.directory / "raft-trace.jsonl").read_text()
+            assert json.loads(trace.partition("\n")[0])["what"] == "start"
 
     with up(directory) as again:
         assert again.all_follow()["commit"] >= after["commit"]
