@@ -382,20 +382,22 @@ class Supervisor:
 
     def _end_all(self) -> None:
         """End what still runs and wait until the kernel says that it is gone."""
-        for child in self.children.values():
-            if child.process.poll() is None:
-                child.process.kill()
-        for child in self.children.values():
-            child.process.wait(KILL_WAIT_S)
-            self._read_reports(child)
-            for descriptor in (child.reports, child.pidfd):
-                with contextlib.suppress(KeyError):
-                    self.selector.unregister(descriptor)
-            child.close()
-        self.children.clear()
-        if self.memory is not None:
-            self.memory.close()
-            self.memory = None
+        try:
+            for child in self.children.values():
+                if child.process.poll() is None:
+                    child.process.kill()
+            for child in self.children.values():
+                child.process.wait(KILL_WAIT_S)
+                self._read_reports(child)
+                for descriptor in (child.reports, child.pidfd):
+                    with contextlib.suppress(KeyError):
+                        self.selector.unregister(descriptor)
+                child.close()
+            self.children.clear()
+        finally:  # Whatever a report brings about: no name stays behind.
+            if self.memory is not None:
+                self.memory.close()
+                self.memory = None
 
     def _count_crash(self, died: str) -> str | None:
         """After a death: the sentence that parks the replica, or None to start again."""
