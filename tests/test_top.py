@@ -144,10 +144,12 @@ def test_stat_has_every_figure_of_a_replica_under_load(
     for process in found["processes"].values():
         assert process["cpu_percent"] is not None
         assert process["doorbell"].keys() == set(DOORBELL)
+    # What belongs together can be compared once nobody writes it any more.
+    for process in stat_of(tmp_path / "replica", capsys)["processes"].values():
         assert process["doorbell"]["waits"] >= process["doorbell"]["parks"]
         awake, parked = (process["histograms"][f"{name}_ns"] for name in ("awake", "parked"))
         assert abs(awake["count"] - parked["count"]) <= 1
-        assert parked["count"] <= process["doorbell"]["parks"] <= parked["count"] + 1
+        assert abs(parked["count"] - process["doorbell"]["parks"]) <= 1
     consensus = found["processes"]["consensus"]
     assert consensus["rates_per_s"]["commands"] > 0
     assert consensus["counters"]["commands"] > 1_000
