@@ -568,6 +568,8 @@ class Raft:
             return NOTHING
         if self.role is Role.LEADER and self._unsettled:
             self._settle_membership()
+        # First: what is in memory no more decides what is sent below, and on which flow.
+        self.log.drop_bodies_over(self.config.recent_bytes_max, self._durable_last + 1)
         if self.role is Role.LEADER:
             self._start_round()
             for peer, progress in self._peers.items():
@@ -575,7 +577,6 @@ class Raft:
             self._hand_over()
         persist = self._take_persist()
         apply = self._take_apply()
-        self.log.drop_bodies_over(self.config.recent_bytes_max, self._durable_last + 1)
         released = self._take_released() if self._send_waiting else ()
         reads = self._take_reads() if self._reads else ()
         shown = (self.role, self.term, self.leader_id)

@@ -29,6 +29,15 @@ def test_no_short_history_does_and_together_they_had_everything_in_them() -> Non
     assert all(counts[name] for name in NEEDED), counts
 
 
+def test_what_memory_lets_go_of_while_a_peer_is_fed_in_bulk_is_asked_of_the_journal_at_once() -> (
+    None
+):
+    """The end of the log left memory behind the decision how to send it: a second `Ready` had more."""
+    for seed in (286, 337, 405):
+        _, failures = campaign(seed, 1, STEPS)
+        assert not failures, failures[0]
+
+
 @pytest.mark.campaign
 @pytest.mark.timeout(1800)
 def test_no_history_of_thousands_does() -> None:
