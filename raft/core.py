@@ -998,9 +998,12 @@ class Raft:
 
     def _on_heartbeat(self, message: Heartbeat) -> None:
         self._follow(message)
-        self._commit_to(min(message.commit, self.log.last))
-        if message.commit > self.log.last and self._damage is not None:
-            # The leader goes by what this replica acknowledged before its log was damaged.
+        if self._damage is None:
+            self._commit_to(min(message.commit, self.log.last))
+        elif message.commit > self.commit:
+            # The leader goes by what this replica acknowledged before its log was damaged. What
+            # is left may end with entries that were replaced by what is lost: only an
+            # AppendEntries tells which of them are the leader's.
             last, last_term = self.log.last, self.log.last_term
             self._send(
                 AppendEntriesReply(
@@ -1358,10 +1361,12 @@ class Raft:
             if progress.accepted(message.index) or not counted:
                 self._advance_commit()
             return
-        if message.repairing:
-            progress.lost_down_to(message.hint_index)
         retry = self.log.last_index_of_term_at_most(message.hint_term, message.hint_index)
-        progress.refused(message.index, min(retry, message.hint_index))
+        retry = min(retry, message.hint_index)
+        if message.repairing:
+            # Its log may end with entries that were replaced by what it has lost.
+            progress.lost_down_to(retry)
+        progress.refused(message.index, retry)
 
     def _on_heartbeat_reply(self, message: HeartbeatReply) -> None:
         progress = self._peers.get(message.source)

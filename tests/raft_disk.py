@@ -63,6 +63,9 @@ class Disk:
     incoming_bytes: bytearray = Factory(bytearray)
     pending: deque[Persist] = Factory(deque[Persist])
     damage: Damage | None = None
+    # What the last truncation removed, up to where the log ended then: the record that replaced it may be damaged.
+    replaced: list[Entry] = Factory(list[Entry])
+    replaced_from: int = 0
 
     @property
     def last(self) -> int:
@@ -138,14 +141,19 @@ class Disk:
         self.first, self.base_term = first, base
 
     def harm(self, index: int) -> None:
-        """Entry `index` cannot be read any more, and the journal has noted it."""
+        """Entry `index` cannot be read any more, and the journal has noted it.
+
+        If it once replaced others, these are there again: what is left is the log as it was before.
+        """
         last = self.entries[-1]
-        note = Damage(index, last.index, last.term)
+        there_again = self.replaced if index == self.replaced_from else []
+        note = Damage(index + len(there_again), last.index, last.term)
         if self.damage is not None:
             ends = (self.damage.last_term, self.damage.last), (last.term, last.index)
             note = evolve(note, last_term=max(ends)[0], last=max(ends)[1])
         self.damage = note
-        del self.entries[index - self.first :]
+        self.entries[index - self.first :] = there_again
+        self.hard_state = evolve(self.hard_state, commit=min(self.hard_state.commit, index - 1))
 
     def recover(self) -> tuple[Log, int, list[tuple[int, Membership]]]:
         """What a journal reports at start: terms, no bodies; the snapshot's index; configurations."""
@@ -184,6 +192,8 @@ class Disk:
     def _cut(self, write: Persist) -> None:
         if write.truncate_from is not None:
             assert write.truncate_from >= self.first
+            self.replaced_from = write.truncate_from
+            self.replaced = self.entries[write.truncate_from - self.first :]
             del self.entries[write.truncate_from - self.first :]
         restart = write.restart
         if restart is not None:

@@ -156,6 +156,60 @@ def test_its_leader_sends_again_what_it_had_acknowledged_and_counts_it_only_then
     assert raft.transfer(2)
 
 
+def test_a_heartbeat_commits_nothing_of_what_is_left() -> None:
+    """The leader counts what was acknowledged before; what is left may have been replaced by that time."""
+    raft = Raft(
+        Config(id=1, voters=[1, 2, 3]),
+        HardState(3, 0, 1),
+        Log(1, 4, 1, [(1, 1)]),
+        damage=Damage(first=5, last=7, last_term=3),
+    )
+    raft.ready()
+
+    for commit in (7, 3):
+        raft.step(Heartbeat(2, 1, 3, commit))
+        assert take(raft) == [
+            AppendEntriesReply(1, 2, 3, False, 5, 4, 1, repairing=True),
+            HeartbeatReply(1, 2, 3, 0),
+        ]
+    assert raft.commit == 1
+
+    raft.step(append(3, 1, 1, entry(2, 2), entry(3, 2), commit=3))
+    take(raft)
+    assert raft.commit == 3
+
+
+def test_a_leader_goes_back_below_what_the_damaged_replica_holds_but_had_replaced() -> None:
+    """The record that replaced the end of its log is among what is lost: that end is there again."""
+    leader = raft_with([])
+    leader.step(append(2, 0, 0, entry(1, 1), *[entry(n, 2) for n in range(2, 7)]))
+    take(leader)
+    follower = Raft(
+        Config(id=2, voters=[1, 2, 3]),
+        HardState(3, 0, 1),
+        Log(1, 4, 1, [(1, 1)]),
+        damage=Damage(first=5, last=7, last_term=3),
+    )
+    lead(leader, 2, 3)
+    take(leader)
+    term = leader.term
+    leader.step(AppendEntriesReply(2, 1, term, True, 7))  # Before it was damaged.
+    leader.step(AppendEntriesReply(3, 1, term, True, 7))
+    take(leader)
+
+    for _ in range(20):
+        leader.tick()
+        for message in take(leader):
+            if message.target == 2:
+                follower.step(message)
+        for message in take(follower):
+            leader.step(message)
+
+    assert not follower.is_damaged
+    assert follower.log.boundaries == leader.log.boundaries
+    assert (leader.progress[2].match, leader.progress[2].repairing) == (7, False)
+
+
 def test_voters_are_not_removed_while_the_rest_is_being_repaired() -> None:
     raft = raft_with([], size=3)
     lead(raft, 2, 3)
@@ -236,3 +290,30 @@ def test_nothing_is_lost_though_only_the_damaged_replica_and_a_dead_one_had_it()
 
     assert cluster.counts["repaired logs"] == 1
     assert [entry.body for entry in cluster.replicas[3].applied] == [b"", b"kept", b""]
+
+
+def test_an_end_that_was_replaced_is_neither_committed_nor_kept_when_it_is_there_again() -> None:
+    """1 led alone for a while; the record that replaced what it wrote then is the damaged one."""
+    cluster = Cluster(3)
+    cluster.elect(1)
+    for _ in range(3):
+        cluster.propose(1, b"replaced")
+        cluster.settle(frozenset({1}))
+    cluster.elect(2, frozenset({2, 3}))
+    for n in range(3):
+        cluster.propose(2, b"%d" % n)
+        cluster.settle()
+    cluster.tick(2)
+    cluster.settle()
+    assert cluster.raft(2).progress[1].match == 5
+    cluster.crash(1)
+    cluster.harm(1, cluster.replicas[1].disk.replaced_from)
+    cluster.restart(1)
+    assert cluster.raft(1).log.last == 4, "what was replaced is there again"
+
+    for _ in range(3):
+        cluster.tick(2)
+        cluster.settle()
+
+    assert cluster.counts["repaired logs"] == 1
+    assert cluster.replicas[1].applied == cluster.replicas[2].applied
