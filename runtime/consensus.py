@@ -22,7 +22,7 @@ from ..raft import CONFIGURATION, Raft, Ready, Role
 from ..shm import Consumer, Counters, Inputs, Producer
 from . import slots
 from .administration import Administration
-from .agent import Ends
+from .agent import PARK_NS_MAX, Ends
 from .agreement import HAND_OVER_NS, Agreement
 from .clock import Clock, LogTime
 from .config import NS_PER_S, ReplicaConfig
@@ -200,10 +200,20 @@ class Consensus:
         return self.watched_serving if self._takes_clients else self.watched_replay
 
     def sleep_ns(self) -> int:
-        """Until the next tick, or until an actor's timer is due."""
+        """Until the next tick, or until an actor's timer is due.
+
+        What else it waits for comes through a ring: the start of the other processes, a TIME entry on its way.
+        """
+        if self.build is None:
+            return PARK_NS_MAX
         now_ns = self.clock.monotonic_ns()
         until_ns = self.next_tick_ns - now_ns
-        if self.deadline_ns is not None and self.log_time is not None and self._may_propose_time():
+        if (
+            self.deadline_ns is not None
+            and self.log_time is not None
+            and self.time_entry <= self.applied_index
+            and self._may_propose_time()
+        ):
             until_ns = min(until_ns, self.deadline_ns - self.log_time.at(now_ns))
         return max(until_ns, 0)
 
