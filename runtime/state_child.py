@@ -28,6 +28,8 @@ class StateChild:
     """At most one at a time, as logic sees it."""
 
     title: str
+    cores: frozenset[int] = field(factory=lambda: frozenset(os.sched_getaffinity(0)))
+    """Where the child may run, wherever logic is by then."""
     pid: int = field(default=0, init=False)
     index: int = field(default=0, init=False)
     _answer: mmap.mmap = field(factory=lambda: mmap.mmap(-1, mmap.PAGESIZE), init=False)
@@ -63,6 +65,7 @@ class StateChild:
             die_with_parent(parent)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.nice(NICENESS)
+            os.sched_setaffinity(0, self.cores)
             setproctitle(self.title)
             keep_only(set())
             self._answer[:STATE_DIGEST_BYTES] = machine.state_digest()[:STATE_DIGEST_BYTES]
