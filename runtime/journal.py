@@ -456,7 +456,9 @@ class Journal:
         """The newest vote is on disk again before the note of it can go."""
         contents = self.contents
         if note.term >= contents.term:
-            contents.term, contents.voted_for = note.term, note.voted_for or contents.voted_for
+            same = note.term == contents.term  # A vote of an earlier term is none in this one.
+            voted_for = note.voted_for or (contents.voted_for if same else 0)
+            contents.term, contents.voted_for = note.term, voted_for
             self.write(contents.hard_state_slot())
             self.sync()
         if covered is not None and covered.index >= note.last:

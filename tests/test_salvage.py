@@ -11,7 +11,7 @@ from leftfold.runtime import slots
 from leftfold.runtime.errors import CorruptJournal, JournalFailed, OperatorError
 from leftfold.runtime.journal import Journal
 from leftfold.runtime.records import BLOCK_BYTES
-from leftfold.runtime.salvage import NOTE_NAME
+from leftfold.runtime.salvage import NOTE_NAME, Note
 from leftfold.runtime.segments import list_segments
 
 SMALL = 16 * 1024
@@ -101,6 +101,21 @@ def test_alone_it_is_refused_with_file_and_offset_and_nothing_is_changed(tmp_pat
         with pytest.raises(CorruptJournal, match=f"at offset {offset}"):
             Journal.open(tmp_path, OWNER, segment_bytes=SMALL, has_peers=has_peers)
         assert content_of(tmp_path) == before
+
+
+def test_a_vote_of_an_earlier_term_is_none_in_the_term_of_the_note(tmp_path: Path) -> None:
+    """As after a crash between the note and what it replaces: what is left knows an earlier term."""
+    journal = Journal.open(tmp_path, OWNER, segment_bytes=SMALL)
+    journal.write(entries(1, 3, term=2) + slots.pack_hard_state(2, 7, 0))
+    journal.sync()
+    journal.close()
+    Note("00000001.log", 5000, 9, 3, term=4, voted_for=0).write(tmp_path)
+
+    for _ in range(2):
+        journal = repairable(tmp_path)
+        found = journal.recovered
+        assert (found.term, found.voted_for, found.damage_last) == (4, 0, 9)
+        journal.close()
 
 
 def test_where_the_vote_may_be_lost_nothing_is_saved(tmp_path: Path) -> None:
