@@ -56,12 +56,17 @@ class StateChecks:
         for index in sorted(self.own.keys() & self.told.keys()):
             found = {self.raft.id: self.own[index]} | self.told[index]
             if len(set(found.values())) > 1:
-                return judge(self.raft, index, found, of_state=True)
+                verdict = judge(self.raft, index, found, of_state=True)
+                if (
+                    verdict is not None
+                ):  # Else somebody has yet to say, or was asked in vain: a later one may do.
+                    return verdict
         return None
 
     def forget(self) -> None:
         """The role is another one: what peers told was for the leader, and another leader may want to know."""
         self.told.clear()
+        self.proposed = 0  # It may never be committed.
         self.untold = sorted(self.own)
 
 

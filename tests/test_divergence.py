@@ -141,6 +141,17 @@ def test_states_that_differ_are_judged_like_outputs() -> None:
     )
 
 
+def test_who_never_says_anything_of_one_entry_is_heard_of_the_next() -> None:
+    """Its child could not be made, say, or it took that entry from a snapshot."""
+    found = checks(4, 10, r2=11, r3=10)
+    found.digested(3, 20)
+    found.heard(StateDigest(2, 1, 1, 3, 21))
+
+    verdict = found.look()
+
+    assert verdict is not None and (verdict.index, verdict.odd) == (4, {2})
+
+
 def test_what_is_told_of_states_is_bounded_and_of_entries_that_there_are() -> None:
     found = checks(1, 10)
     for index in range(1, 3 * KEPT):
