@@ -57,9 +57,8 @@ class StateChecks:
             found = {self.raft.id: self.own[index]} | self.told[index]
             if len(set(found.values())) > 1:
                 verdict = judge(self.raft, index, found, of_state=True)
-                if (
-                    verdict is not None
-                ):  # Else somebody has yet to say, or was asked in vain: a later one may do.
+                # None: somebody has yet to say, or was asked in vain; a later one may do.
+                if verdict is not None:
                     return verdict
         return None
 
