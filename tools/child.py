@@ -68,11 +68,13 @@ class Child:
     def _wait_for_ready(self) -> dict[str, Any]:
         assert self.process.stdout is not None
         output = self.process.stdout.fileno()
+        waiting = select.poll()  # select() knows no descriptor above 1,023.
+        waiting.register(output, select.POLLIN)
         deadline = time.monotonic() + self.ready_s_max
         buffer = b""
         while True:
             left_s = deadline - time.monotonic()
-            if left_s <= 0 or not select.select([output], [], [], left_s)[0]:
+            if left_s <= 0 or not waiting.poll(left_s * 1e3):
                 self.kill()
                 raise OperatorError(f"The replica was not ready within {self.ready_s_max:.0f} s.")
             piece = os.read(output, 65536)
