@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -20,21 +19,11 @@ from leftfold.actors.limits import Limits
 from leftfold.runtime.identity import member_identity, open_identity
 from leftfold.runtime.slots import CONTROL_MEMBERS, CONTROL_STATUS
 from leftfold.shm import Counters, ShmError
+from leftfold.tools.cluster import free_ports
 from leftfold.tools.inquiry import Inquiry
 
 LEADER = 3
 """What the counter `role` shows of a leader."""
-
-
-def free_ports(host: str, count: int) -> list[int]:
-    """Ports that nobody listens on now."""
-    with contextlib.ExitStack() as held:
-        found: list[int] = []
-        for _ in range(count):
-            taken = held.enter_context(socket.socket())
-            taken.bind((host, 0))
-            found.append(taken.getsockname()[1])
-        return found
 
 
 class Cluster:
@@ -202,4 +191,4 @@ def cluster(directory: Path, app: str = "counting:app", **config: Any) -> Genera
         found.end()
 
 
-__all__ = ["DEADLINE_S", "LEADER", "Cluster", "cluster", "free_ports", "time"]
+__all__ = ["DEADLINE_S", "LEADER", "Cluster", "cluster", "time"]

@@ -10,6 +10,8 @@ from typing import Self
 
 import pytest
 
+from leftfold.tools.cluster import free_ports
+
 DEADLINE_S = 60.0
 
 
@@ -101,9 +103,7 @@ def started_redis(directory: Path) -> Iterator[int]:
     if server is None:
         pytest.skip("redis-server is not installed: apt install redis-server")
     for _ in range(20):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port: int = free.getsockname()[1]
+        [port] = free_ports("127.0.0.1", 1)
         process = subprocess.Popen(
             [server, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", directory],
             stdout=subprocess.DEVNULL,

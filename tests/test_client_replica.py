@@ -3,7 +3,6 @@
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from replica import APPS, RunningReplica, replica, wait_until
 
 from leftfold.runtime.blocking_client import BlockingClient
 from leftfold.runtime.failures import NotApplied, TimedOut, Unknown
+from leftfold.tools.cluster import free_ports
 
 sys.path.append(str(APPS))
 from counting import Add, Read, Total
@@ -101,7 +101,7 @@ def test_what_is_unknown_while_a_replica_is_paused_is_resolved_when_it_goes_on(
 
 def test_a_load_on_a_replica_whose_processes_are_killed_is_judged_good(tmp_path: Path) -> None:
     with (
-        replica(tmp_path / "r", "cells:app", port=free_port()) as running,
+        replica(tmp_path / "r", "cells:app", port=free_ports("127.0.0.1", 1)[0]) as running,
         load(f"127.0.0.1:{running.port}", tmp_path / "history.jsonl", deadline_s=0.5) as working,
     ):
         seen = working.report
@@ -115,11 +115,3 @@ def test_a_load_on_a_replica_whose_processes_are_killed_is_judged_good(tmp_path:
         report = working.finish()
         report.check()
     print(f"{report.answered} answered, {report.unknown} unknown, gap {report.gap_s:.2f} s")
-
-
-def free_port() -> int:
-    """A port that a restarted replica finds free again: this one is in use by nobody now."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port

@@ -30,6 +30,7 @@ from leftfold.runtime.errors import OperatorError
 from leftfold.runtime.snapshotfile import contents
 from leftfold.runtime.snapshots import list_snapshots
 from leftfold.shm import Counters
+from leftfold.tools.decoding import lines_of
 from leftfold.tools.history import open_history
 
 pytestmark = pytest.mark.xdist_group("serial")
@@ -524,10 +525,16 @@ def test_what_another_build_wrote_and_this_code_cannot_read_is_named_and_refused
         client.ask(1, PUSH)
         take_snapshot(running)
         client.ask(2, PUSH)
-        found = status_of(running)
-        index, old = found["applied"] - 1, found["build"]  # Asking opened a session.
+        old = status_of(running)["build"]
         running.kill("supervisor")
         client.close()
+    history = open_history(directory)
+    index = next(  # Of the second: whoever asked for the status has opened a session behind it.
+        line["index"]
+        for entry, body in history.entries(history.first, history.last)
+        for line in lines_of(entry, body, None)
+        if line.get("request") == 2
+    )
     for changed, named in (
         (BOOK.replace("@message(id=2)", "@message(id=3)"), "message 2, which no handler"),
         (BOOK.replace("    pass", "    by: int"), "message 2 (Push) of version 0, which this"),

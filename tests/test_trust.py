@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from apps.counting import Add, Total
 from certificates import Authority
-from cluster import Cluster, free_ports
+from cluster import Cluster
 from replica import APPS, DEADLINE_S
 from served import Fold, Served
 
@@ -25,6 +25,7 @@ from leftfold.runtime.slots import CONTROL_STATUS
 from leftfold.runtime.tls import TlsFiles, client_context
 from leftfold.runtime.trust import Trust
 from leftfold.tools.asked import ask
+from leftfold.tools.cluster import free_ports
 
 TOKEN = "open sesame"
 

@@ -8,8 +8,10 @@ replicas run as children, `leftfold run --json`, and end with whoever started th
 """
 
 import contextlib
+import errno
 import json
 import os
+import random
 import selectors
 import signal
 import socket
@@ -34,6 +36,8 @@ DEFAULT_DIRECTORY = Path("leftfold-cluster")
 CLUSTER_NAME = "cluster.json"
 REPLICAS_MAX = 9
 GONE_S = 30.0
+PORT_MIN = 10_000
+EPHEMERAL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 POLL_S = 0.01
 ROLES = ("follower", "pre-candidate", "candidate", "leader")
 """As consensus counts them."""
@@ -141,14 +145,22 @@ class Layout:
 
 
 def free_ports(host: str, count: int) -> list[int]:
-    """Ports that nobody listens on now."""
+    """Ports that are free now, and that the kernel gives to no outgoing connection before they are used.
+
+    Raises OSError if the host is none of this machine.
+    """
+    above = int(EPHEMERAL_PORTS.read_text().split()[0])
+    ports = random.SystemRandom().sample(range(PORT_MIN, max(above, PORT_MIN + count)), count)
     with contextlib.ExitStack() as held:
-        found: list[int] = []
-        for _ in range(count):
+        for port in ports:
             taken = held.enter_context(socket.socket())
-            taken.bind((host, 0))
-            found.append(taken.getsockname()[1])
-        return found
+            try:
+                taken.bind((host, port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                return free_ports(host, count)
+    return ports
 
 
 def pids_of(place: Place) -> list[int]:
