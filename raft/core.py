@@ -453,6 +453,18 @@ class Raft:
             progress.active = True  # The count of who is heard starts again with the timer.
         return True
 
+    def heir(self, excluded: frozenset[int] = frozenset()) -> int:
+        """The voter that can lead soonest: heard, with the most of the log. 0 if there is none.
+
+        A leader knows; to be asked of nobody else. Who is under repair cannot take over.
+        """
+        able = [
+            (self._is_heard(peer), self._peers[peer].match, -peer)
+            for peer in self.membership.voters - {self.id} - excluded
+            if not self._peers[peer].repairing
+        ]
+        return -max(able)[2] if able else 0
+
     def persisted(self, sequence: int) -> None:
         """The journal has synced every Persist up to `sequence`. May cover several."""
         assert sequence <= self._sequence, (sequence, self._sequence)
@@ -1185,11 +1197,8 @@ class Raft:
         not wait for a time-out (thesis §4.2.2).
         """
         self._broadcast_heartbeat()
-        heir = max(
-            self.membership.voters,
-            key=lambda peer: (not self._peers[peer].repairing, self._peers[peer].match, -peer),
-        )
-        if self._peers[heir].match == self.log.last and not self._peers[heir].repairing:
+        heir = self.heir()
+        if heir and self._peers[heir].match == self.log.last:
             self._send(TimeoutNow(self.id, heir, self.term))
         self._become_follower(self.term, 0)
 
@@ -1239,14 +1248,12 @@ class Raft:
         if self._awaited_ticks < OWN_DISK_TIMEOUTS * self.config.election_ticks:
             return
         self._awaited_ticks = 0
-        ahead = [
-            (self._peers[peer].match, -peer)
-            for peer in self.membership.voters - {self.id}
-            if self._peers[peer].match >= self._awaited
-            and self._peers[peer].is_heard(self.config.election_ticks)
-        ]
-        if ahead:
-            self.transfer(-max(ahead)[1])
+        heir = self.heir()
+        if heir and self._peers[heir].match >= self._awaited and self._is_heard(heir):
+            self.transfer(heir)
+
+    def _is_heard(self, peer: int) -> bool:
+        return self._peers[peer].is_heard(self.config.election_ticks)
 
     def _broadcast_heartbeat(self) -> None:
         for peer, progress in self._peers.items():

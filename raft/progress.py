@@ -60,8 +60,9 @@ class Progress:
     outgoing: Outgoing | None = None
     # Heard of since the leader last checked that it has a quorum.
     active: bool = False
-    # Ticks since it was last heard of in this term; None if it never was.
-    silent_ticks: int | None = None
+    # It was heard of in this term; and for how many ticks it has not been, or never was.
+    spoken: bool = False
+    silent_ticks: int = 0
     # It lost what it may have acknowledged, and does not count until it has it again.
     repairing: bool = False
     # A learner that joins: what ends the present round, how long it takes, and how the last one went.
@@ -130,17 +131,20 @@ class Progress:
 
     def spoke(self) -> None:
         """Any reply of this term."""
-        self.active = True
+        self.active = self.spoken = True
         self.silent_ticks = 0
 
     def is_heard(self, ticks_max: int) -> bool:
         """Has it spoken within the last `ticks_max` ticks?"""
-        return self.silent_ticks is not None and self.silent_ticks < ticks_max
+        return self.spoken and self.silent_ticks < ticks_max
+
+    def is_silent(self, ticks_max: int) -> bool:
+        """Has it said nothing for `ticks_max` ticks? Before that, who was never heard may yet speak."""
+        return self.silent_ticks >= ticks_max
 
     def tick(self) -> None:
         """Time passes for what is measured in it."""
-        if self.silent_ticks is not None:
-            self.silent_ticks += 1
+        self.silent_ticks += 1
 
     def tick_round(self, last: int, ticks_max: int) -> None:
         """A learner that joins, while the leader's log ends at `last`: is this round over?"""

@@ -69,20 +69,17 @@ class Administration:
         if self.raft.role is not Role.LEADER:
             self._refuse(control, self._not_leader())
             return
-        target = target or self.heir()
+        target = target or self.raft.heir()
         if target == self.raft.id:
             self._refuse(control, f"Replica {target} leads already.")
-        elif not target or not self.raft.transfer(target):
-            self._refuse(control, f"Replica {target} cannot take over now: it is no voter.")
+        elif not target:
+            self._refuse(control, "There is no other voter that could take over now.")
+        elif not self.raft.transfer(target):
+            why = "it is no voter, or is being repaired"
+            self._refuse(control, f"Replica {target} cannot take over now: {why}.")
         else:
             facts = {"from": self.raft.id, "to": target, "term": self.raft.term}
             self.controls.answer(control, self.feed.fed, facts)
-
-    def heir(self, excluded: frozenset[int] = frozenset()) -> int:
-        """The voter that has the most of the log, 0 if there is none but this replica."""
-        voters = self.raft.membership.voters - {self.raft.id} - excluded
-        known = [(self.raft.progress[id].match, -id) for id in voters if id in self.raft.progress]
-        return -max(known)[1] if known else 0
 
     def members(self, control: slots.Control) -> None:
         """List them, or begin a change."""

@@ -11,7 +11,6 @@ from attrs import define, field
 
 from ..actors.layout import EntryKind
 from ..raft import Raft, Role
-from .administration import Administration
 from .config import NS_PER_S
 from .divergence import Divergence, Verdict, commands_in, letters, sentence
 from .errors import OperatorError
@@ -30,7 +29,6 @@ class Agreement:
     divergence: Divergence
     states: StateChecks
     peering: Peering
-    administration: Administration
     points: SnapshotPoints
     odd: Verdict | None = field(default=None, init=False)
     """This leader is not what the others are: it hands over, and stops."""
@@ -67,10 +65,13 @@ class Agreement:
         self.hand_over_until_ns = 0
 
     def checked(self, propose_check: Callable[[], int] | None, fed: int) -> bool:
-        """Whether a snapshot may be taken now: a leader has the state compared first, if it can propose that."""
+        """Whether a snapshot may be taken now: a leader has the state compared first, if it can propose that.
+
+        With each anew: one that fails is nothing to go by for the next.
+        """
         if self.raft.role is not Role.LEADER:
             return True
-        if self.states.proposed <= self.points.taken:
+        if self.states.proposed <= max(self.points.taken, self.points.told):
             if propose_check is None:
                 return True
             self.states.proposed = propose_check()
@@ -80,7 +81,7 @@ class Agreement:
         """The leader itself: it hands over first, if there is anybody whose word counts."""
         if verdict.expected is not None and not self.hand_over_until_ns:
             self.hand_over_until_ns = now_ns + HAND_OVER_NS
-            heir = self.administration.heir(verdict.odd)
+            heir = self.raft.heir(verdict.odd)
             if heir and self.raft.transfer(heir):
                 self.odd = verdict
                 return

@@ -472,7 +472,6 @@ class Consensus:
             self.divergence,
             self.states,
             self.peering,
-            self.administration,
             self.points,
         )
 
@@ -616,7 +615,7 @@ class Consensus:
             return True
         if not self.hand_over_until_ns:
             self.hand_over_until_ns = now_ns + HAND_OVER_NS
-            heir = self.administration.heir()
+            heir = self.raft.heir()
             if not heir or not self.raft.transfer(heir):
                 return True
         return now_ns >= self.hand_over_until_ns
@@ -625,8 +624,9 @@ class Consensus:
         if not self._is_alone and self.upkeep.due() is not None:
             can = self._may_propose_time() and self._has_room_for_a_mark()
             check = (lambda: self._propose(CHECK, b"", now_ns)) if can else None
+            last = self.raft.log.last
             if not self.agreement.checked(check, self.feed.fed):
-                return 0
+                return self.raft.log.last - last  # What was proposed goes out with the next turn.
         return self.upkeep.take_snapshot(now_ns)
 
     def _make_room(self, now_ns: int) -> int:

@@ -20,6 +20,8 @@ from .digests import DIGESTS_MAX, Digests, Odd
 
 WINDOW = 65_536
 BLOCKS_MAX = 256
+SILENT_TIMEOUTS = 4
+"""For how many election time-outs a voter that says nothing is waited for."""
 TOLD_MAX = 4
 """Commands of an entry that a sentence names."""
 _VALUE = Struct("<I")
@@ -150,14 +152,17 @@ def judge(
         if 2 * counted.count(value) > len(voters):
             odd = frozenset(id for id, other in found.items() if other != value)
             return Verdict(index, found, value, odd, of_state)
-    if any(_is_heard(raft, id) for id in voters - found.keys()):
+    if any(_may_say(raft, id) for id in voters - found.keys()):
         return None  # It will say.
     return Verdict(index, found, None, frozenset(found), of_state)
 
 
-def _is_heard(raft: Raft, peer: int) -> bool:
+def _may_say(raft: Raft, peer: int) -> bool:
+    """A new leader has not heard of anybody yet; that is no sign that there is nobody."""
     progress = raft.progress.get(peer)
-    return progress is not None and progress.is_heard(4 * raft.config.election_ticks)
+    return progress is not None and not progress.is_silent(
+        SILENT_TIMEOUTS * raft.config.election_ticks
+    )
 
 
 def letters(raft: Raft, verdict: Verdict) -> Iterable[Odd]:

@@ -51,7 +51,7 @@ from .records import (
     SegmentHeader,
     encode_record_header,
 )
-from .salvage import Note, salvage
+from .salvage import NOTE_NAME, Note, salvage
 from .segments import (
     SEGMENT_BYTES,
     SPARE_NAME,
@@ -466,8 +466,10 @@ class Journal:
 
     def repaired(self) -> None:
         """The replica has again what it had: the note of the damage goes."""
-        Note.remove(self.directory)
-        self.note = None
+        if self.note is not None:
+            self.disk.remove(self.directory / NOTE_NAME)
+            self.disk.sync_directory(self.directory)
+            self.note = None
 
     def _refuse_gap(self, oldest: SegmentHeader, covered: SnapshotHeader | None) -> None:
         """The log must begin no later than behind the snapshot that serves."""

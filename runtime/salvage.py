@@ -19,7 +19,7 @@ from attrs import asdict, define, frozen
 
 from . import slots
 from .contents import Contents, Inconsistent
-from .files import replace, sync_directory
+from .files import replace
 from .records import BLOCK_BYTES, Record, Scan, SegmentHeader, records_behind
 
 NOTE_NAME = "damaged.json"
@@ -49,12 +49,6 @@ class Note:
     def write(self, directory: Path) -> None:
         """Durably, in place of an older one."""
         replace(directory / NOTE_NAME, json.dumps(asdict(self)).encode())
-
-    @staticmethod
-    def remove(directory: Path) -> None:
-        """Durably; the replica has again what it had."""
-        (directory / NOTE_NAME).unlink(missing_ok=True)
-        sync_directory(directory)
 
     def with_older(self, older: "Note | None") -> "Note":
         """What both know: the damage of before was not repaired when this was found."""

@@ -27,6 +27,8 @@ class SnapshotPoints:
     running: slots.TakeSnapshot | None = field(default=None, init=False)
     wanted: int | None = field(default=None, init=False)
     """Why one was asked for beside the schedule."""
+    told: int = field(default=0, init=False)
+    """The index of the last one that logic was told to write, whatever became of it."""
     since_bytes: int = field(default=0, init=False)
     """What logic was given since the last point, failed ones included."""
     began_ns: int = field(default=0, init=False)
@@ -63,7 +65,7 @@ class SnapshotPoints:
 
     def begun(self, asked: slots.TakeSnapshot, now_ns: int) -> None:
         """Logic has been told."""
-        self.running, self.wanted = asked, None
+        self.running, self.wanted, self.told = asked, None, asked.index
         self.since_bytes, self.began_ns = 0, now_ns
 
     def ended(self, state: slots.SnapshotState) -> slots.TakeSnapshot | None:

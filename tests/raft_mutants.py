@@ -272,7 +272,7 @@ MUTANTS = (
     Mutant(
         "a leader whose disk hangs leads on",
         "core.py",
-        "            self.transfer(-max(ahead)[1])\n",
+        "            self.transfer(heir)\n",
         "            pass\n",
     ),
     Mutant(

@@ -3,8 +3,15 @@
 from types import SimpleNamespace
 from typing import Any
 
+from raft_samples import lead, raft_with, take
+
 from leftfold.runtime.agent import PARK_NS_MAX
+from leftfold.runtime.agreement import Agreement
 from leftfold.runtime.consensus import Consensus
+from leftfold.runtime.divergence import Divergence
+from leftfold.runtime.slots import BY_SCHEDULE
+from leftfold.runtime.snapshot_points import SnapshotPoints
+from leftfold.runtime.state_checks import StateChecks
 
 TICK_NS = 5_000_000
 
@@ -27,6 +34,29 @@ def leading(*, time_entry: int) -> Consensus:
 def test_a_timer_that_is_due_lets_it_not_sleep_unless_its_entry_is_on_its_way() -> None:
     assert leading(time_entry=4).sleep_ns() == 0
     assert leading(time_entry=5).sleep_ns() == TICK_NS
+
+
+def test_the_entry_by_which_states_are_compared_goes_out_at_once() -> None:
+    """It is proposed behind what Raft was last asked; the next turn is not the next tick."""
+    shell: Any = leading(time_entry=0)
+    shell.raft = raft_with([])
+    lead(shell.raft, 2, 3)
+    take(shell.raft)
+    shell.upkeep = SimpleNamespace(due=lambda: BY_SCHEDULE, refusal=None)
+    shell.persisting = SimpleNamespace(room=lambda: 1 << 20)
+    shell.feed = SimpleNamespace(proposed=lambda size: None, fed=1)  # pyright: ignore[reportUnknownLambdaType]
+    shell.counters = SimpleNamespace(counters={"entries": SimpleNamespace(add=lambda: None)})
+    shell.identity = SimpleNamespace(replica_id=1)
+    shell.agreement = Agreement(
+        shell.raft,
+        Divergence(shell.raft),
+        StateChecks(shell.raft),
+        None,
+        SnapshotPoints(1000),  # pyright: ignore[reportArgumentType]
+    )
+
+    assert shell._take_snapshot(0) == 1
+    assert shell._take_snapshot(0) == 0, "it waits for it"
 
 
 def test_while_the_others_start_it_sleeps() -> None:

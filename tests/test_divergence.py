@@ -3,6 +3,7 @@
 import struct
 from array import array
 from pathlib import Path
+from typing import cast
 
 import pytest
 from apps.straying import Seen, Step
@@ -21,15 +22,24 @@ from leftfold.raft import (
     RequestVoteReply,
     Role,
 )
+from leftfold.runtime.agreement import Agreement
 from leftfold.runtime.client import Client
 from leftfold.runtime.digests import Digests, StateDigest, pack_digests, unpack_digests
-from leftfold.runtime.divergence import Divergence, letters, sentence
-from leftfold.runtime.slots import CONTROL_SNAPSHOT
-from leftfold.runtime.state_checks import KEPT, StateChecks
+from leftfold.runtime.divergence import SILENT_TIMEOUTS, Divergence, letters, sentence
+from leftfold.runtime.peering import Peering
+from leftfold.runtime.slots import (
+    BY_SCHEDULE,
+    CONTROL_SNAPSHOT,
+    NOT_TAKEN,
+    SnapshotState,
+    TakeSnapshot,
+)
+from leftfold.runtime.snapshot_points import SnapshotPoints
+from leftfold.runtime.state_checks import CHECK, KEPT, StateChecks
 
 
-def leading() -> Raft:
-    """A leader of three that hears both others."""
+def leading(*heard: int) -> Raft:
+    """A leader of three, replica 1, that has just been elected and has heard these."""
     raft = Raft(Config(id=1, voters={1, 2, 3}, election_spread_ticks=1), HardState(), Log())
     for _ in range(10):
         raft.tick()
@@ -38,7 +48,7 @@ def leading() -> Raft:
         raft.step(RequestVoteReply(2, 1, 1, True, kind == "pre"))
         _drain(raft)
     assert raft.role is Role.LEADER
-    for peer in (2, 3):
+    for peer in heard:
         raft.step(HeartbeatReply(peer, 1, 1))
         raft.step(AppendEntriesReply(peer, 1, 1, True, 0))
     return raft
@@ -66,7 +76,7 @@ def test_a_slot_of_digests_says_what_was_packed() -> None:
 
 
 def test_equal_digests_give_no_verdict_in_whatever_pieces_they_come() -> None:
-    found = Divergence(leading())
+    found = Divergence(leading(2, 3))
     found.told(Digests(2, 1, 1, 1, run(10, 20)))
     found.applied(1, run(10))
     assert found.look() is None, "the second is not applied here yet"
@@ -77,7 +87,7 @@ def test_equal_digests_give_no_verdict_in_whatever_pieces_they_come() -> None:
 
 
 def test_the_follower_that_differs_is_the_odd_one_when_the_other_agrees() -> None:
-    found = Divergence(leading())
+    found = Divergence(leading(2, 3))
     found.applied(1, run(10, 20, 30))
     found.told(Digests(2, 1, 1, 1, run(10, 21, 31)))
     assert found.look() is None, "the third has not said anything"
@@ -93,7 +103,7 @@ def test_the_follower_that_differs_is_the_odd_one_when_the_other_agrees() -> Non
 
 
 def test_the_leader_is_the_odd_one_when_both_others_agree() -> None:
-    found = Divergence(leading())
+    found = Divergence(leading(2, 3))
     found.applied(1, run(10, 99))
     found.told(Digests(2, 1, 1, 1, run(10, 20)))
     found.told(Digests(3, 1, 1, 1, run(10, 20)))
@@ -104,7 +114,7 @@ def test_the_leader_is_the_odd_one_when_both_others_agree() -> None:
 
 
 def test_without_a_majority_all_are_odd() -> None:
-    found = Divergence(leading())
+    found = Divergence(leading(2, 3))
     found.applied(1, run(1))
     found.told(Digests(2, 1, 1, 1, run(2)))
     found.told(Digests(3, 1, 1, 1, run(3)))
@@ -114,9 +124,48 @@ def test_without_a_majority_all_are_odd() -> None:
     assert (verdict.expected, verdict.odd) == (None, frozenset({1, 2, 3}))
 
 
+def test_right_after_an_election_who_was_not_heard_yet_may_still_say_who_is_right() -> None:
+    """And who says nothing for long is not waited for."""
+    found = Divergence(leading(2))
+    found.applied(1, run(10, 20))
+    found.told(Digests(2, 1, 1, 1, run(10, 21)))
+    assert found.look() is None, "the third has not spoken yet, and is the majority"
+    for _ in range(SILENT_TIMEOUTS * found.raft.config.election_ticks):
+        assert found.look() is None
+        found.raft.tick()
+        found.raft.step(HeartbeatReply(2, 1, 1))
+    silent = found.look()
+    found.told(Digests(3, 1, 1, 1, run(10, 20)))
+    told = found.look()
+
+    assert silent is not None and (silent.expected, silent.odd) == (None, frozenset({1, 2}))
+    assert told is not None and (told.expected, told.odd) == (20, frozenset({2}))
+
+
+def test_after_a_snapshot_that_failed_the_states_are_compared_anew_before_the_next() -> None:
+    """The CHECK of the failed one says nothing of what has come since."""
+    raft = leading(2, 3)
+    assert raft.start_term(0) == 1
+    states, points = StateChecks(raft), SnapshotPoints(1000)
+    agreement = Agreement(raft, Divergence(raft), states, cast("Peering", None), points)
+
+    def propose() -> int:
+        index = raft.propose(CHECK, b"", 0)
+        assert index is not None
+        return index
+
+    assert not agreement.checked(propose, fed=1) and states.proposed == 2
+    assert agreement.checked(propose, fed=2) and states.proposed == 2
+    points.begun(TakeSnapshot(2, 1, BY_SCHEDULE), now_ns=0)
+    points.ended(SnapshotState(2, 0, 0, "the disk is full", NOT_TAKEN))
+
+    assert not agreement.checked(propose, fed=2) and states.proposed == 3
+    assert agreement.checked(propose, fed=3) and states.proposed == 3
+
+
 def checks(index: int, own: int, **told: int) -> StateChecks:
     """A leader of three, replica 1, whose log reaches as far as it may be told of."""
-    found = StateChecks(leading())
+    found = StateChecks(leading(2, 3))
     for at in range(index):
         assert found.raft.start_term(at) if not at else found.raft.propose(0, b"", at)
     found.digested(index, own)

@@ -10,6 +10,7 @@ from raft_cluster import Cluster
 from raft_samples import ELECTION_TICKS, append, entry, lead, raft_with, take
 
 from leftfold.raft import (
+    OWN_DISK_TIMEOUTS,
     AppendEntriesReply,
     Change,
     Config,
@@ -18,6 +19,7 @@ from leftfold.raft import (
     Heartbeat,
     HeartbeatReply,
     Log,
+    Message,
     Raft,
     Refused,
     RequestVote,
@@ -154,6 +156,42 @@ def test_its_leader_sends_again_what_it_had_acknowledged_and_counts_it_only_then
 
     assert raft.commit == 5
     assert raft.transfer(2)
+
+
+def test_who_is_under_repair_is_no_heir_whatever_it_has() -> None:
+    """Whoever gives its office away, for whatever reason: the transfer would be refused, and nobody take over."""
+    raft = raft_with([], size=3)
+    lead(raft, 2, 3)
+    take(raft)
+    raft.propose(0, b"x", 9)
+    hung = raft.ready()  # Its own disk never has it.
+    assert hung.persist is not None
+    for peer in (2, 3):
+        raft.step(AppendEntriesReply(peer, 1, 1, True, 2))
+    assert raft.commit == 2 and raft.heir() == 2, "alike, they are taken in order"
+
+    raft.step(AppendEntriesReply(2, 1, 1, True, 2, repairing=True))
+    said: list[Message] = []
+    for _ in range(OWN_DISK_TIMEOUTS * ELECTION_TICKS + 1):
+        raft.tick()
+        for peer in (2, 3):
+            raft.step(HeartbeatReply(peer, 1, 1))
+        said += raft.ready().send_now
+
+    assert raft.heir() == 3 and raft.heir(frozenset({3})) == 0
+    assert [message for message in said if isinstance(message, TimeoutNow)] == [TimeoutNow(1, 3, 1)]
+
+
+def test_a_voter_that_is_heard_is_an_heir_before_one_that_has_more() -> None:
+    raft = raft_with([], size=3)
+    lead(raft, 2, 3)
+    take(raft)
+    raft.step(AppendEntriesReply(2, 1, 1, True, 1))
+    assert raft.heir() == 2
+    for _ in range(ELECTION_TICKS):
+        raft.tick()
+        raft.step(HeartbeatReply(3, 1, 1))
+    assert raft.heir() == 3
 
 
 def test_a_heartbeat_commits_nothing_of_what_is_left() -> None:

@@ -177,6 +177,20 @@ def test_a_failure_at_any_step_costs_nothing_that_is_known(tmp_path: Path, call:
         journal.close()
 
 
+@pytest.mark.parametrize("call", ["unlink", "sync_all"])
+def test_a_note_that_cannot_be_removed_ends_the_replica_like_any_failure_of_the_disk(
+    tmp_path: Path, call: str
+) -> None:
+    segment, offset, _ = written(tmp_path)[20]
+    flip(tmp_path, segment, offset + 100)
+    journal = repairable(tmp_path)
+    journal.disk = FailingDisk(call, errno.EIO, 1).disk()
+
+    with pytest.raises(JournalFailed, match=r"Cannot (remove|sync) .* stops without trying again"):
+        journal.repaired()
+    journal.abandon()
+
+
 def test_any_byte_may_be_the_damaged_one(tmp_path: Path) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")
