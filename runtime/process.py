@@ -118,14 +118,13 @@ def _stop_when_told() -> Callable[[], bool]:
 def _run_gateway(handed: Handed) -> int:
     from . import gateway
     from .descriptors import Descriptors
-    from .tls import client_context, require_security
+    from .listening import listen, require_certificates
+    from .tls import client_context
 
     config, identity = handed.config, handed.identity
     limits = Limits(**identity.limits)
-    files = _tls_files(config)
-    exposed = [config.host, config.peer_address, *identity.founders.values()]
-    require_security(filter(None, exposed), files, insecure=config.insecure)
-    listener = gateway.listen(config.host, handed.port)
+    files = require_certificates(config, identity.founders.values())
+    listener = listen(config.host, handed.port)
     visitors = _visitors(handed)
     attachment, counters = _attach(handed, GATEWAY)
     descriptors = Descriptors()
@@ -162,8 +161,8 @@ def _run_gateway(handed: Handed) -> int:
 
 def _visitors(handed: Handed) -> "tuple[socket.socket, Vocabulary] | None":
     """Where clients that speak Redis's protocol knock, and what they may say; None: they may not."""
-    from . import gateway
     from .discovery import load_app
+    from .listening import listen
     from .tls import require_security
     from .visitors import Vocabulary
 
@@ -173,15 +172,7 @@ def _visitors(handed: Handed) -> "tuple[socket.socket, Vocabulary] | None":
     # TLS is not spoken there.
     require_security([config.resp_host], None, insecure=config.insecure)
     app = load_app(config.app, Path(config.app_directory))
-    return gateway.listen(config.resp_host, handed.resp_port), Vocabulary.of(app)
-
-
-def _tls_files(config: ReplicaConfig) -> "TlsFiles | None":
-    from .tls import TlsFiles
-
-    if not config.tls_certificate:
-        return None
-    return TlsFiles(config.tls_certificate, config.tls_key, config.tls_authority)
+    return listen(config.resp_host, handed.resp_port, "--resp"), Vocabulary.of(app)
 
 
 def _peers(
@@ -192,9 +183,9 @@ def _peers(
     descriptors: "Descriptors",
 ) -> "Peers | None":
     """The links to the other replicas; None where none can be."""
-    from . import gateway
     from .addresses import shown
     from .hosts import numeric_address
+    from .listening import listen
     from .peer_hello import RAFT_LINK, Hello
     from .peers import Peers
     from .tls import peer_contexts
@@ -216,7 +207,7 @@ def _peers(
     )
     return Peers(
         own,
-        gateway.listen(host, port),
+        listen(host, port, "--peer-address"),
         attachment.producers["receive"],
         attachment.producers["bulk_receive"],
         attachment.consumers["bulk_send"],

@@ -33,7 +33,8 @@ from ..shm import Counters
 from . import crashes, metrics, recording
 from .config import ReplicaConfig
 from .errors import OperatorError
-from .identity import Identity, lock_directory, new_identity, open_identity
+from .identity import IDENTITY_NAME, Identity, lock_directory, new_identity, open_identity
+from .listening import require_addresses
 from .memory import Memory, remove_leftovers
 from .pace import Pace
 from .placement import Placement
@@ -106,6 +107,8 @@ class Supervisor:
     def run(self) -> int:
         """Run until stopped by a signal or by a failure. Raises OperatorError for what a person must mend."""
         directory = self.config.directory
+        if not (directory / IDENTITY_NAME).exists():
+            require_addresses(self.config)  # Before anything is made.
         fresh = new_identity(self.config.app, limits=attrs.asdict(Limits()))
         identity = open_identity(directory, self.config.app, fresh)
         if identity.app != self.config.app:
@@ -117,6 +120,7 @@ class Supervisor:
         self.config = attrs.evolve(self.config, placement=self.placement.profile)
         self.lock = lock_directory(directory)
         try:
+            require_addresses(self.config, identity.founders.values())
             if self.config.retry_parked or self.config.skip:
                 crashes.forget(directory)
             crashes.refuse_if_parked(directory)

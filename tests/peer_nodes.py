@@ -11,7 +11,7 @@ from typing import Any
 from leftfold.raft.messages import AppendEntries, Entry, Heartbeat
 from leftfold.runtime import slots
 from leftfold.runtime.descriptors import Descriptors
-from leftfold.runtime.gateway import listen
+from leftfold.runtime.listening import listen
 from leftfold.runtime.peer_hello import BULK_LINK, RAFT_LINK, Hello
 from leftfold.runtime.peers import PeerLimits, Peers
 from leftfold.runtime.raft_messages import encode

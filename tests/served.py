@@ -17,7 +17,8 @@ from gates import CLUSTER, pad, reply, request, subscribed
 from leftfold.actors import App
 from leftfold.actors.limits import Limits
 from leftfold.actors.machine import Machine, Outputs
-from leftfold.runtime.gateway import Gateway, GatewayLimits, Identity, listen
+from leftfold.runtime.gateway import Gateway, GatewayLimits, Identity
+from leftfold.runtime.listening import listen
 from leftfold.shm import (
     DOORBELL_BYTES,
     Consumer,

@@ -24,7 +24,7 @@ from served import Echo, Flood, Served, until
 
 from leftfold.runtime._wire import lib
 from leftfold.runtime.errors import OperatorError
-from leftfold.runtime.gateway import listen
+from leftfold.runtime.listening import listen
 
 WELCOME_BYTES = 40
 NS = 1_000_000_000

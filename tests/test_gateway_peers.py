@@ -17,7 +17,8 @@ from served import slots_of, until
 from leftfold.raft.messages import AppendEntries, Entry, Heartbeat
 from leftfold.runtime import slots
 from leftfold.runtime.descriptors import Descriptors
-from leftfold.runtime.gateway import Gateway, GatewayLimits, Identity, listen
+from leftfold.runtime.gateway import Gateway, GatewayLimits, Identity
+from leftfold.runtime.listening import listen
 from leftfold.runtime.metrics import schema
 from leftfold.runtime.peers import PeerLimits, Peers
 from leftfold.runtime.raft_messages import encode

@@ -12,7 +12,7 @@ from peer_nodes import CLUSTER, MS, Cluster, Node, answer, call, cluster, hello
 
 from leftfold.raft.messages import AppendEntries, Entry, Heartbeat
 from leftfold.runtime import slots
-from leftfold.runtime.gateway import listen
+from leftfold.runtime.listening import listen
 from leftfold.runtime.peer_hello import ALIVE_FRAME, BULK_LINK, REFUSED, refusal
 from leftfold.runtime.peer_intake import DROPPED_IN_A_ROW_MAX
 from leftfold.runtime.peers import UNGREETED_MAX

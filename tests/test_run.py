@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -153,6 +154,74 @@ def test_a_second_replica_in_the_same_directory_is_refused(directory: Path) -> N
     assert code == 1
     assert "is in use by pid" in second.err.read_text()
     assert len(second.err.read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--port", "TAKEN"], "Port TAKEN on 127.0.0.1 is in use by another program"),
+        (["--port", "0", "--resp", "TAKEN"], "choose another port with --resp."),
+        (["--port", "0", "--peer-address", "127.0.0.1:TAKEN"], "with --peer-address."),
+        (["--port", "0", "--host", "192.0.2.1"], "192.0.2.1 is not an address of this machine"),
+        (["--port", "0", "--host", "no host"], "'no host' is no address of this machine"),
+        (["--port", "0", "--host", "a..b"], "'a..b' is no address of this machine"),
+        (["--port", "0", "--host", ""], "An empty host is no address"),
+        (["--port", "0", "--host", "0.0.0.0"], "0.0.0.0 can be reached from other machines"),
+        (
+            [
+                *("--port", "0", "--tls-certificate", "no.pem"),
+                *("--tls-key", "no.pem", "--tls-authority", "no.pem"),
+            ],
+            "no.pem is no authority's certificate",
+        ),
+        (
+            [
+                *("--port", "TAKEN", "--cluster", "ab" * 16),
+                *("--peer-address", "127.0.0.1:1", "--member", "1=127.0.0.1:1"),
+            ],
+            "Port TAKEN on 127.0.0.1 is in use by another program",
+        ),
+    ],
+)
+def test_an_address_that_cannot_be_is_one_sentence_and_nothing_is_made(
+    arguments: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        code = call(["run", APP, *(argument.replace("TAKEN", port) for argument in arguments)])
+
+    shown = capsys.readouterr()
+    assert code == 1
+    assert shown.out == ""
+    assert said.replace("TAKEN", port) in shown.err
+    assert shown.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_later_start_on_a_port_in_use_says_so_before_it_starts_anything(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = Run(directory)
+    first.wait_for("Ready on")
+    first.process.terminate()
+    assert first.process.wait(DEADLINE_S) == 0
+    before = (directory / "replica.json").read_bytes()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        code = call(["run", APP, "--dir", str(directory), "--port", port])
+
+    shown = capsys.readouterr()
+    assert code == 1
+    assert shown.out == ""
+    assert shown.err.count("\n") == 1
+    assert "is in use by another program" in shown.err
+    assert (directory / "replica.json").read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from replica import DEADLINE_S, leavings, wait_until
 
+from leftfold.tools.cli import call
 from leftfold.tools.cluster import Layout, pids_of
 from leftfold.tools.up import state
 
@@ -137,14 +139,22 @@ def test_a_cluster_in_one_command_and_everything_one_can_do_to_it(tmp_path: Path
         assert again.all_follow()["commit"] >= after["commit"]
 
 
-def test_a_replica_joins_a_running_cluster_with_one_command(tmp_path: Path) -> None:
-    """And leaves it again by another one: then it stops with a sentence."""
+def test_a_replica_joins_a_running_cluster_with_one_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And leaves it again by another one: then it stops with a sentence. Where it cannot serve, it costs the cluster no id."""
     directory = tmp_path / "cluster"
     with up(directory) as running:
         running.all_follow()
         layout = Layout.load(directory)
         place = layout.add(4, 0)
         host, port = layout.addresses[0]
+        with socket.create_server((place.host, 0)) as taken:
+            port_taken = str(taken.getsockname()[1])
+            where = ("--dir", str(place.directory), "--peer-address", place.peer_address)
+            assert call(["join", f"{host}:{port}", *where, "--port", port_taken]) == 1
+        assert "is in use by another program" in capsys.readouterr().err
+        assert not place.directory.exists()
         joining = subprocess.Popen(
             [
                 *(sys.executable, "-P", "-m", "leftfold.tools.cli", "join", f"{host}:{port}"),

@@ -5,14 +5,16 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from ..runtime.config import ReplicaConfig
 from ..runtime.errors import OperatorError
 from ..runtime.hosts import numeric_address
 from ..runtime.identity import IDENTITY_NAME, member_identity, open_identity
+from ..runtime.listening import require_addresses
 from ..runtime.slots import CONTROL_MEMBERS
 from ..runtime.trust import Trust
 from .asked import ask, find_leader
 from .inquiry import parse_address
-from .ranges import Port
+from .ranges import Pid, Port
 from .run import run
 
 
@@ -31,7 +33,7 @@ def join(
     insecure_i_know: bool = False,
     learner: bool = False,
     json: bool = False,
-    end_with: Annotated[int | None, Parameter(show=False)] = None,
+    end_with: Pid = None,
 ) -> int:
     """Start a new replica of a running cluster, in the foreground, until Ctrl-C. Later starts: `leftfold run`.
 
@@ -80,6 +82,18 @@ def join(
         raise OperatorError(
             "A member of that cluster listens for nobody: start it again with --peer-address."
         )
+    config = ReplicaConfig(
+        directory=directory,
+        app=found["app"],
+        host=host or own_host,
+        port=port,
+        peer_address=peer_address,
+        tls_certificate=tls_certificate,
+        tls_key=tls_key,
+        tls_authority=tls_authority,
+        insecure=insecure_i_know,
+    )
+    require_addresses(config, others.values())  # Before the cluster counts on it.
     begun = ask(
         leader,
         CONTROL_MEMBERS,

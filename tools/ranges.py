@@ -34,6 +34,10 @@ def between(least: float, most: float) -> Parameter:
 
 REPLICA_ID_MAX = 2**32 - 1
 
+PID_MAX = 4_194_304
+SEED_MAX = REQUEST_MAX = 2**63 - 1
+
+Pid = Annotated[int | None, between(1, PID_MAX), Parameter(show=False)]
 ReplicaId = Annotated[int, between(1, REPLICA_ID_MAX)]
 Port = Annotated[int, between(0, 65_535)]
 Seconds = Annotated[float, between(0, DAY_S)]

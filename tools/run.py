@@ -23,12 +23,13 @@ from ..runtime.config import MIB, SNAPSHOT_LOG_BYTES, ReplicaConfig
 from ..runtime.discovery import load_app
 from ..runtime.errors import OperatorError
 from ..runtime.hosts import numeric_address
-from ..runtime.identity import member_identity, open_identity
+from ..runtime.identity import IDENTITY_NAME, member_identity, open_identity
+from ..runtime.listening import require_addresses
 from ..runtime.quarantines import sentences
 from ..runtime.supervisor import Observer, Supervisor, read_status
 from ..shm import die_with_parent
 from .place import parse_command
-from .ranges import DAY_S, Port, ReplicaId, Seconds, between
+from .ranges import DAY_S, Pid, Port, ReplicaId, Seconds, between
 
 PLAIN_PROGRESS_S = 1.0
 GIB = 1024 * MIB
@@ -67,7 +68,7 @@ def run(
     token: tuple[str, ...] = (),
     insecure_i_know: bool = False,
     json: bool = False,
-    end_with: Annotated[int | None, Parameter(show=False)] = None,
+    end_with: Pid = None,
     listed: Annotated[bool, Parameter(show=False, negative="--unlisted")] = True,
 ) -> int:
     """Run a replica of an app, in the foreground, until Ctrl-C.
@@ -205,6 +206,8 @@ def _found(config: ReplicaConfig, cluster: str, replica: int, member: tuple[str,
             "A new cluster needs --cluster with 32 hex digits, --replica ID, --peer-address HOST:PORT and one --member "
             "ID=HOST:PORT for each replica, this one among them with the same address."
         )
+    if not (config.directory / IDENTITY_NAME).exists():
+        require_addresses(config, founders.values())
     fresh = member_identity(
         config.app, replica, cluster_id, founders, limits=attrs.asdict(Limits())
     )
