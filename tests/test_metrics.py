@@ -53,6 +53,7 @@ def scrape(address: str) -> Samples:
 
 
 def test_a_scrape_says_what_the_counters_say_alive_and_dead(tmp_path: Path) -> None:
+    (tmp_path / "replica").mkdir()
     with endpoint(tmp_path / "replica") as address:
         assert scrape(address) == {("leftfold_up", ()): 0.0}
         with replica(tmp_path / "replica", LEDGER) as running:
@@ -99,6 +100,20 @@ def test_buckets_are_cumulative_and_exact_at_powers_of_two(tmp_path: Path) -> No
     assert found[-1] == ("+Inf", len(values))
     for bit, (_, below) in zip(NS_BITS, found, strict=False):
         assert below == sum(value < 1 << bit for value in values)
+
+
+@pytest.mark.parametrize("name", ["nowhere", "file"])
+def test_a_directory_that_is_not_there_is_a_sentence(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+
+    assert call(["metrics", str(tmp_path / name), "--port", "0"]) == 1
+
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert f"There is no directory {tmp_path / name}" in shown.err
+    assert shown.err.count("\n") == 1
 
 
 def test_a_taken_port_and_a_missing_package_are_sentences(

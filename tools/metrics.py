@@ -1,7 +1,7 @@
 """`leftfold metrics`: an endpoint that Prometheus scrapes. A scrape reads the mapped figures; the replica does nothing for it.
 
-It is a process of its own: it may start before the replica, and outlive it; `leftfold_up` says whether there is one, and a
-dead replica's last figures are still given. Needs prometheus-client: pip install 'leftfold[prometheus]'.
+It is a process of its own: it may start before the replica, where the directory is there, and outlive it; `leftfold_up` says
+whether there is one, and a dead replica's last figures are still given. Needs prometheus-client: pip install 'leftfold[prometheus]'.
 
 A histogram is cut at powers of two, where its own buckets end (shm/histogram.h), so that no count is estimated.
 """
@@ -48,7 +48,7 @@ def metrics(
     Parameters
     ----------
     directory
-        The replica's directory.
+        The replica's directory; it must be there, the replica need not.
     host
         The address to listen on.
     port
@@ -60,6 +60,10 @@ def metrics(
         raise OperatorError(
             "prometheus-client is not installed: pip install 'leftfold[prometheus]'."
         ) from None
+    if not directory.is_dir():
+        raise OperatorError(
+            f"There is no directory {directory}: name that of a replica, or make it if the replica comes later."
+        )
     registry = CollectorRegistry()
     registry.register(Collector(directory))
     try:
