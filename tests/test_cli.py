@@ -3,14 +3,18 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
+from cyclopts import App, Parameter
 
 from leftfold.runtime.errors import OperatorError
 from leftfold.tools import cli, doctor
 from leftfold.tools.cli import COMMANDS, call
+from leftfold.tools.ranges import Range
 
 
 def leftfold(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
@@ -84,6 +88,13 @@ def test_a_misspelt_option_is_answered_with_the_right_one() -> None:
         (["transfer", "-1"], "It goes from 0 to 4294967295."),
         (["pause", "1", "--seconds", "-1"], "--seconds. It goes from 0 to 86400."),
         (["metrics", "--port", "70000"], "--port. It goes from 0 to 65535."),
+        (["top", "--interval", "nan"], "--interval. It goes from 0.1 to 86400."),
+        (["top", "--interval", "inf"], "--interval. It goes from 0.1 to 86400."),
+        (["top", "--interval", "0"], "--interval. It goes from 0.1 to 86400."),
+        (["stat", "--seconds", "0"], "--seconds. It goes from 0.01 to 3600."),
+        (["profile", "--seconds", "0.5"], "--seconds. It goes from 1 to 3600."),
+        (["kill", "-1"], "It goes from 1 to 4294967295."),
+        (["demo", "--seed", "-1"], "--seed. It goes from 0 to"),
     ],
 )
 def test_a_number_out_of_range_is_refused_with_the_range(
@@ -95,6 +106,28 @@ def test_a_number_out_of_range_is_refused_with_the_range(
     assert shown.out == ""
     assert said in shown.err
     assert shown.err.count("\n") == 1
+
+
+def options_of(command: App) -> Iterator[tuple[str, Any, Parameter]]:
+    """(name, type, how it is checked) of each argument and option of a command, and of the commands below it."""
+    if command.default_command is not None:
+        for argument in command.assemble_argument_collection():
+            yield argument.name, argument.hint, argument.parameter
+    for name in command:
+        if not name.startswith("-"):
+            yield from options_of(command[name])
+
+
+@pytest.mark.parametrize("name", [name for name, _ in COMMANDS])
+def test_every_number_of_every_command_has_a_range(name: str) -> None:
+    unbounded = [
+        option
+        for option, hint, parameter in options_of(cli.cli[name])
+        if {int, float} & {hint, *get_args(hint)}
+        and not any(isinstance(one, Range) for one in parameter.validator)
+    ]
+
+    assert unbounded == []
 
 
 def test_an_operators_mistake_is_one_sentence_and_code_one(tmp_path: Path) -> None:

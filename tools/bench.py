@@ -17,7 +17,6 @@ from typing import Annotated, Any
 
 from cyclopts import App as Commands
 from cyclopts import Parameter
-from rich.console import Console
 from rich.table import Table
 
 from ..runtime.errors import OperatorError
@@ -27,6 +26,7 @@ from .bench_replica import LEDGER_APP, sync_alone
 from .child import Child
 from .curves import Curve, drawn, plot, shown_percents
 from .paced import Paced
+from .paper import paper
 from .progress import progress
 from .ranges import between
 from .redis_server import LOOPBACK, benchmark, missing, synced_server
@@ -132,7 +132,7 @@ def replica(
     if json:
         _print_json(found | _latency(curves, rate, seconds))
         return
-    console = Console(highlight=False)
+    console = paper()
     table = Table("pipelined", "commands/s")
     for name, per_second in found["per_second"].items():
         table.add_row(name, f"{per_second:,.0f}")
@@ -192,7 +192,7 @@ def _latency(curves: Sequence[Curve], rate: float, seconds: float) -> dict[str, 
 
 
 def _show(curves: Sequence[Curve], title: str) -> None:
-    console = Console(highlight=False)
+    console = paper()
     percents = shown_percents(min(len(curve.values) for curve in curves))
     console.print(f"{title}; from the moment when each was due:")
     table = Table("latency", *(f"p{percent:g}" for percent in percents), "max")

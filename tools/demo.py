@@ -27,7 +27,8 @@ from ..runtime.errors import OperatorError
 from .child import Child
 from .demo_cluster import demo_cluster
 from .orderflow import Action, FlowError, generate, read_csv, read_pitch, to_command
-from .ranges import between
+from .paper import paper
+from .ranges import SEED_MAX, between
 from .scratch import scratch
 from .tally import Tally, tally
 from .traffic import PIPELINE, SESSIONS, Order, Sent, books, digest, send
@@ -42,7 +43,7 @@ def demo(
     *,
     file: Path | None = None,
     orders: Annotated[int, between(1, 100_000_000)] = 50_000,
-    seed: int = 1,
+    seed: Annotated[int, between(0, SEED_MAX)] = 1,
     replicas: Literal[1, 3] = 3,
     keep: Path | None = None,
 ) -> int:
@@ -101,7 +102,7 @@ def _kept(keep: Path) -> contextlib.AbstractContextManager[Path]:
 
 
 def _show(child: Child, flow: list[Order], source: str) -> int:
-    console = Console(highlight=False, soft_wrap=True)
+    console = paper(soft_wrap=True)
     child.start()
     console.print(f"An exchange runs on port {child.port}, its log in {child.directory}.")
     sent = _send(child, flow, source, console)

@@ -24,6 +24,7 @@ from ..runtime.errors import OperatorError
 from ..runtime.slots import CONTROL_STATUS
 from .asked import ask
 from .cluster import Layout, Members, figures, kill, leader_of
+from .paper import paper
 from .tally import tally
 from .traffic import DEPTH_LEVELS, PIPELINE, SESSIONS, Address, Order, Sent, books, digest, send
 
@@ -74,7 +75,7 @@ class Flow:
 
 def demo_cluster(flow: list[Order], source: str, directory: Path) -> int:
     """Run it; 0 if everything agrees."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = paper(soft_wrap=True)
     layout = Layout.found(directory, APP, 3, 0)
     with (directory / "output.txt").open("ab") as errors:
         members = Members(layout, errors=errors)

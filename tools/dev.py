@@ -31,6 +31,7 @@ from ..runtime.errors import OperatorError
 from . import elsewhere
 from .history import open_history
 from .outputs import said, said_command
+from .paper import paper
 from .ranges import Port, between
 from .scratch import scratch
 
@@ -154,7 +155,7 @@ class Session:
     last: int
     kept: Path = field(init=False)
     replica: subprocess.Popen[bytes] | None = field(default=None, init=False)
-    console: Console = field(factory=lambda: Console(highlight=False, soft_wrap=True), init=False)
+    console: Console = field(factory=lambda: paper(soft_wrap=True), init=False)
 
     def begin(self) -> None:
         """Keep the sources and start the replica."""

@@ -29,6 +29,7 @@ from .fields import Difference, of_actor
 from .fold import check_index
 from .history import open_history
 from .outputs import said, said_command
+from .paper import paper
 from .place import parse_place
 from .progress import progress
 from .sides import Side, decode, pairs
@@ -278,7 +279,7 @@ def _sides_of(a: Side, b: Side) -> dict[str, Any]:
 
 
 def _print(report: dict[str, Any]) -> None:
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console = paper(soft_wrap=True, markup=False)
     compared = report["compared"]
     if compared:
         console.print(f"A  {_named(report['a'])}\nB  {_named(report['b'])}")

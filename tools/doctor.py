@@ -17,13 +17,13 @@ from pathlib import Path
 
 import attrs
 from attrs import frozen
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from ..runtime.config import MIB, TransportLimits
 from ..runtime.errors import OperatorError
 from ..runtime.topology import RINGS
+from .paper import paper
 
 SYNCS_MAX = 300
 SYNC_SECONDS_MAX = 1.0
@@ -83,7 +83,7 @@ def _print_table(findings: list[Finding]) -> None:
         if finding.remedy:
             found += f"\n[yellow]→ {escape(finding.remedy)}[/]"
         table.add_row(mark, finding.name, found)
-    console = Console(highlight=False)
+    console = paper()
     console.print(table)
     warnings = sum(not finding.ok for finding in findings)
     console.print("Nothing to mend." if not warnings else f"{warnings} to mend.")

@@ -9,10 +9,9 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from rich.console import Console
 from rich.table import Table
 
 from ..actors.layout import COMMAND, EntryKind, SlotType
@@ -23,6 +22,8 @@ from ..shm import Counters, ShmError
 from .decoding import Line, app_of, lines_of
 from .history import History, open_history
 from .outputs import said, said_command
+from .paper import paper
+from .ranges import REQUEST_MAX, between
 from .tables import shown_ns
 from .trace import commands
 
@@ -30,7 +31,13 @@ SESSION = re.compile(r"[0-9a-fA-F]{32}")
 
 
 def trace(
-    directory: Path, session: str, request: int, /, *, app: str | None = None, json: bool = False
+    directory: Path,
+    session: str,
+    request: Annotated[int, between(1, REQUEST_MAX)],
+    /,
+    *,
+    app: str | None = None,
+    json: bool = False,
 ) -> None:
     """Follow one command through a replica by its session and request number.
 
@@ -56,7 +63,7 @@ def trace(
     if json:
         print(json_module.dumps(found, indent=2))
     else:
-        Console(highlight=False).print(_table(found))
+        paper().print(_table(found))
 
 
 def follow(history: History, session: bytes, request: int, name: str | None) -> dict[str, Any]:

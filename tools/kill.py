@@ -8,10 +8,11 @@ from cyclopts import Parameter
 from ..runtime.errors import OperatorError
 from .cluster import DEFAULT_DIRECTORY, Layout
 from .cluster import kill as kill_all
+from .ranges import ReplicaId
 
 
 def kill(
-    replica: int,
+    replica: ReplicaId,
     /,
     *,
     directory: Annotated[Path, Parameter(name=["--dir", "-d"])] = DEFAULT_DIRECTORY,

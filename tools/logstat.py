@@ -24,6 +24,7 @@ from ..runtime.records import RECORD_HEADER_BYTES
 from ..runtime.slots import ENTRY_HEADER_BYTES, padded, slots_of
 from .decoding import NAMES, SESSION_KINDS, app_of
 from .history import History, open_history
+from .paper import paper
 from .place import parse_place
 from .progress import progress
 
@@ -227,7 +228,7 @@ def _count_commands(usage: Usage, body: memoryview) -> None:
 
 
 def _print(report: dict[str, Any]) -> None:
-    console = Console(highlight=False, soft_wrap=True)
+    console = paper(soft_wrap=True)
     entries: dict[str, int] = report["entries"]
     kinds = ", ".join(f"{number:,} {kind}" for kind, number in entries.items()) or "none"
     console.print(f"entries   {report['first']} to {report['last']}: {kinds}")

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
-from rich.console import Console
 from rich.table import Table
 
 from ..runtime.errors import OperatorError
 from ..runtime.slots import CONTROL_MEMBERS
 from .asked import ask, candidates, find_leader
 from .cluster import DEFAULT_DIRECTORY
+from .paper import paper
 from .ranges import Seconds
 
 POLL_S = 0.1
@@ -91,7 +91,7 @@ def _show(found: dict[str, Any]) -> None:
         state = "leads" if leads else one["state"] if one["heard"] else "not heard"
         behind = "" if one["match"] is None else f"{found['last'] - one['match']:,}"
         table.add_row(str(one["id"]), one["kind"], one["address"], one["serves"], state, behind)
-    console = Console(highlight=False)
+    console = paper()
     console.print(table)
     settled = "" if found["settled"] else "; a change is under way"
     console.print(f"term {found['term']}, committed {found['commit']:,}{settled}")

@@ -9,11 +9,11 @@ from cyclopts import Parameter
 
 from ..runtime.errors import OperatorError
 from .cluster import DEFAULT_DIRECTORY, Layout, send_signal
-from .ranges import Seconds
+from .ranges import ReplicaId, Seconds
 
 
 def pause(
-    replica: int,
+    replica: ReplicaId,
     /,
     *,
     seconds: Seconds = 5.0,

@@ -21,6 +21,7 @@ from ..runtime.topology import CONSENSUS, GATEWAY, PROCESSES
 from ..shm import HistogramSnapshot
 from .flames import MISSING, Flame, Flames, find
 from .handlers import Names, handled
+from .ranges import between
 from .reading import HOPS, WHOLE, Reading, Window, figures_of, take
 from .status import DEFAULT_DIRECTORY
 
@@ -28,14 +29,13 @@ PAGE = Path(__file__).with_name("profile.html")
 PLACE = '{"figures": null}'
 """Where the figures go in the page."""
 STEPS = 80
-SECONDS_MAX = 3600.0
 
 
 def profile(
     directory: Path = DEFAULT_DIRECTORY,
     /,
     *,
-    seconds: float = 10.0,
+    seconds: Annotated[float, between(1, 3600)] = 10.0,
     output: Annotated[Path, Parameter(name=["--output", "-o"])] = Path("report.html"),
     no_flames: bool = False,
 ) -> None:
@@ -52,8 +52,6 @@ def profile(
     no_flames
         Do not look at the stacks of the processes with py-spy, which takes some CPU time while it does.
     """
-    if not 1 <= seconds <= SECONDS_MAX:
-        raise OperatorError(f"--seconds goes from 1 to {SECONDS_MAX:.0f}.")
     first = take(directory)
     if not first.alive:
         raise OperatorError(

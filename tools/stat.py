@@ -7,19 +7,20 @@ tools of HdrHistogram read.
 import json as json_module
 import time
 from pathlib import Path
+from typing import Annotated
 
 from attrs import asdict
-from rich.console import Console, Group
+from rich.console import Group
 
 from ..runtime.errors import OperatorError
 from ..runtime.topology import PROCESSES
 from .handlers import Names, handled
 from .hdrlog import Interval, write
+from .paper import paper
+from .ranges import between
 from .reading import Window, report_of, take
 from .status import DEFAULT_DIRECTORY
 from .tables import handlers_of, headline, hops_of, processes_of, rings_of
-
-SECONDS_MAX = 3600.0
 
 
 def stat(
@@ -27,7 +28,7 @@ def stat(
     /,
     *,
     json: bool = False,
-    seconds: float = 1.0,
+    seconds: Annotated[float, between(0.01, 3600)] = 1.0,
     hdr: Path | None = None,
 ) -> None:
     """Show all figures of a replica once, also of a dead one.
@@ -43,8 +44,6 @@ def stat(
     hdr
         Write the histograms to this file, in the log format of HdrHistogram.
     """
-    if not 0 < seconds <= SECONDS_MAX:
-        raise OperatorError(f"--seconds goes from above 0 to {SECONDS_MAX:.0f}.")
     window = observe(directory, seconds)
     names = Names.of(window.after.status.get("app"))
     if hdr is not None:
@@ -53,7 +52,7 @@ def stat(
         handlers = [asdict(one) for one in handled(window, names)]
         print(json_module.dumps(report_of(window) | {"handlers": handlers}, indent=2))
         return
-    Console(highlight=False).print(
+    paper().print(
         Group(
             headline(window),
             processes_of(window),

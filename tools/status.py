@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from attrs import frozen
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -21,6 +21,7 @@ from ..runtime.quarantines import sentences
 from ..runtime.supervisor import read_status
 from ..runtime.topology import RINGS
 from ..shm import Counters, HistogramSnapshot, ShmError, Snapshot
+from .paper import paper
 
 RATE_S = 0.5
 WATCH_S = 1.0
@@ -71,7 +72,7 @@ def status(
         if json:
             print(json_module.dumps(report, indent=2))
         else:
-            console = Console(highlight=False)
+            console = paper()
             console.print(_headline(report), soft_wrap=True)
             console.print(_hops(report), _rings(report))
         return
@@ -79,7 +80,7 @@ def status(
 
 
 def _watch(directory: Path, before: Sample, report: dict[str, Any], *, as_json: bool) -> None:
-    console = Console(highlight=False)
+    console = paper()
     live = Live(show(report), console=console, auto_refresh=False)
     with live:
         while True:

@@ -13,6 +13,7 @@ import time
 import tty
 from collections.abc import Generator
 from pathlib import Path
+from typing import Annotated
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -20,16 +21,18 @@ from rich.text import Text
 
 from ..runtime.errors import OperatorError
 from .handlers import Names
+from .ranges import DAY_S, between
 from .reading import Window, take
 from .status import DEFAULT_DIRECTORY
 from .tables import handlers_of, headline, hops_of, processes_of, rings_of
 
-INTERVAL_S_MIN = 0.1
 HANDLERS_SHOWN = 8
 QUIT = b"qQ\x03\x1b"
 
 
-def top(directory: Path = DEFAULT_DIRECTORY, /, *, interval: float = 1.0) -> None:
+def top(
+    directory: Path = DEFAULT_DIRECTORY, /, *, interval: Annotated[float, between(0.1, DAY_S)] = 1.0
+) -> None:
     """Show a replica's figures live, until q; those of a dead one as they were last.
 
     Parameters
@@ -39,8 +42,6 @@ def top(directory: Path = DEFAULT_DIRECTORY, /, *, interval: float = 1.0) -> Non
     interval
         Seconds between two pictures; figures are those of the time between them.
     """
-    if interval < INTERVAL_S_MIN:
-        raise OperatorError(f"--interval is at least {INTERVAL_S_MIN} seconds.")
     before = take(directory)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise OperatorError("top needs a terminal: use `leftfold stat` for figures without one.")

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from attrs import define, field
 from cyclopts import Parameter
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -31,6 +31,7 @@ from .cluster import (
     leader_of,
     pids_of,
 )
+from .paper import paper
 from .ranges import Seconds, between
 
 SHOW_S = 0.25
@@ -105,7 +106,7 @@ class Running:
     def run(self) -> int:
         """Until Ctrl-C, or until no replica runs any more."""
         layout = self.members.layout
-        console = Console(highlight=False, soft_wrap=True)
+        console = paper(soft_wrap=True)
         try:
             for id in layout.places:
                 self.members.start(id)
