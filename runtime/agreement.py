@@ -1,19 +1,21 @@
 """Whether this replica still is what the others are: consensus's part in the contract on divergence.
 
 What is compared, and who is right, is in divergence.py (outputs) and state_checks.py (the whole state). Here is what
-follows: the leader tells the odd ones, who stop with the sentence; a leader that is the odd one hands over first; where there is
-no majority all stop.
+follows: the leader finds out which command it was (parting.py) and tells the odd ones, who stop with the sentence; a leader that is
+the odd one hands over first; where there is no majority all stop.
 """
 
 from collections.abc import Callable
 
 from attrs import define, field
 
-from ..actors.layout import EntryKind
 from ..raft import Raft, Role
+from ..shm import Producer
 from .config import NS_PER_S
-from .divergence import Divergence, Verdict, commands_in, letters, sentence
+from .digests import UNPLACED, AskOrdinals, Odd, pack_ask_ordinals, unpack_ordinals
+from .divergence import Divergence, Verdict, command_at, letter, sentence
 from .errors import OperatorError
+from .parting import Parting
 from .peering import Peering
 from .snapshot_points import SnapshotPoints
 from .state_checks import StateChecks
@@ -28,8 +30,10 @@ class Agreement:
     raft: Raft
     divergence: Divergence
     states: StateChecks
+    parting: Parting
     peering: Peering
     points: SnapshotPoints
+    apply: Producer
     odd: Verdict | None = field(default=None, init=False)
     """This leader is not what the others are: it hands over, and stops."""
     hand_over_until_ns: int = field(default=0, init=False)
@@ -38,18 +42,22 @@ class Agreement:
         """Whoever is not what the majority is stops. Raises OperatorError if that is this replica."""
         told = self.peering.told_odd
         if told is not None:
-            why = sentence(self.raft.id, told.index, told.found, told.expected, of_state=told.state)
-            raise OperatorError(why + self._commands(told.index))
+            raise self._why(told)
         for to_tell in (self.divergence.to_tell(), self.states.to_tell()):
             if to_tell is not None:
                 self.peering.say(to_tell)
         if self.raft.role is not Role.LEADER:
+            self._pass_on_question()
             return
         verdict = self.divergence.look() or self.states.look()
         if verdict is None:
             return
-        for letter in letters(self.raft, verdict):
-            self.peering.say(letter)
+        verdict = self.parting.place(verdict)
+        if verdict is None:
+            self._ask_for_ordinals()
+            return
+        for peer in sorted(verdict.odd - {self.raft.id}):
+            self.peering.say(letter(self.raft, verdict, peer))
         if self.raft.id in verdict.odd:
             self._stop(verdict, now_ns)
 
@@ -57,11 +65,22 @@ class Agreement:
         """The role is another one."""
         self.divergence.forget()
         self.states.forget()
+        self.parting.forget()
+        self.peering.asked_ordinals = 0
+
+    def take_ordinals(self, slot: memoryview) -> None:
+        """Logic says what it had put out by the end of each ordinal of an entry."""
+        raft = self.raft
+        found = unpack_ordinals(slot, raft.id, raft.leader_id, raft.term)
+        if raft.role is Role.LEADER:
+            self.parting.heard(found)
+        elif raft.leader_id:
+            self.peering.say(found)
 
     def lost_office(self) -> None:
         """It leads no more. Raises OperatorError if it gave its office away for being the odd one."""
         if self.odd is not None:
-            raise self._why(self.odd)
+            raise self._why(letter(self.raft, self.odd, self.raft.id))
         self.hand_over_until_ns = 0
 
     def checked(self, propose_check: Callable[[], int] | None, fed: int) -> bool:
@@ -86,16 +105,24 @@ class Agreement:
                 self.odd = verdict
                 return
         if verdict.expected is None or now_ns >= self.hand_over_until_ns:
-            raise self._why(verdict)
+            raise self._why(letter(self.raft, verdict, self.raft.id))
 
-    def _why(self, verdict: Verdict) -> OperatorError:
-        found, expected = verdict.found[self.raft.id], verdict.expected
-        why = sentence(self.raft.id, verdict.index, found, expected, of_state=verdict.of_state)
-        return OperatorError(why + self._commands(verdict.index))
+    def _pass_on_question(self) -> None:
+        index = self.peering.asked_ordinals
+        if index and self.apply.write(pack_ask_ordinals(index)):
+            self.peering.asked_ordinals = 0
 
-    def _commands(self, index: int) -> str:
-        """Those of an entry of commands that is still in memory."""
+    def _ask_for_ordinals(self) -> None:
+        """Lost or without room: it is asked again."""
+        raft, index = self.raft, self.parting.index
+        for id in sorted(self.parting.to_ask):
+            if id == raft.id:
+                self.apply.write(pack_ask_ordinals(index))
+            else:
+                self.peering.say(AskOrdinals(raft.id, id, raft.term, index))
+
+    def _why(self, odd: Odd) -> OperatorError:
         log = self.raft.log
-        entries = log.entries(index, index) if log.first <= index <= log.last else None
-        commands = [one for one in entries or () if one.kind == EntryKind.COMMANDS]
-        return commands_in(commands[0]) if commands else ""
+        known = odd.ordinal != UNPLACED and log.first <= odd.index <= log.last
+        entries = log.entries(odd.index, odd.index) if known else None
+        return OperatorError(sentence(odd, command_at(entries[0], odd.ordinal) if entries else ""))

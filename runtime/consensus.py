@@ -33,6 +33,7 @@ from .errors import OperatorError
 from .feed import ENTRY_OVERHEAD_BYTES, Feed
 from .identity import Identity
 from .metrics import publish_fill, record_reached
+from .parting import Parting
 from .peering import Peering
 from .persisting import Persisting
 from .queries import Queries
@@ -268,6 +269,8 @@ class Consensus:
                 self.divergence.applied(*unpack_digests(slot))
             elif kind == slots.STATE_DIGEST:
                 self.states.digested(*unpack_state_digest(slot))
+            elif kind == slots.ORDINALS:
+                self.agreement.take_ordinals(slot)
             elif kind == slots.BUILD:
                 self._take_build(slots.text_of(slot))
             else:
@@ -431,6 +434,7 @@ class Consensus:
 
     def _surround(self) -> None:
         self.divergence, self.states = Divergence(self.raft), StateChecks(self.raft)
+        parting = Parting(self.raft)
         own = {self.identity.replica_id: self.config.peer_address}
         alone = own if self.config.peer_address and not self.identity.joining else {}
         self.peering = Peering(
@@ -443,6 +447,7 @@ class Consensus:
             self.report,
             self.divergence,
             self.states,
+            parting,
         )
         self.upkeep = Upkeep(
             self.raft,
@@ -471,8 +476,10 @@ class Consensus:
             self.raft,
             self.divergence,
             self.states,
+            parting,
             self.peering,
             self.points,
+            self.apply,
         )
 
     def _carry_out(self) -> int:

@@ -8,23 +8,29 @@ The digests chain over all outputs, so a replica that once was different stays s
 state_checks.py. Kept are the last WINDOW entries; what a replica tells of older ones is passed over.
 """
 
-from collections.abc import Iterable
 from struct import Struct
 
 from attrs import define, field, frozen
 
-from ..actors.layout import COMMAND
+from ..actors.layout import COMMAND, EntryKind
 from ..raft import Entry, Raft, Role
 from . import slots
-from .digests import DIGESTS_MAX, Digests, Odd
+from .digests import DIGESTS_MAX, UNPLACED, Digests, Odd
 
 WINDOW = 65_536
 BLOCKS_MAX = 256
 SILENT_TIMEOUTS = 4
 """For how many election time-outs a voter that says nothing is waited for."""
-TOLD_MAX = 4
-"""Commands of an entry that a sentence names."""
 _VALUE = Struct("<I")
+
+
+@frozen
+class Place:
+    """From which ordinal of the entry on a replica is not what the others are, and the digests there; see parting.py."""
+
+    ordinal: int
+    found: int
+    expected: int
 
 
 @frozen
@@ -37,6 +43,8 @@ class Verdict:
     odd: frozenset[int]
     of_state: bool = False
     """It is the digests of the whole state that differ, not those of the outputs."""
+    places: dict[int, Place] = field(factory=dict[int, Place])
+    """Of the odd ones, as far as that is known."""
 
 
 @define(eq=False)
@@ -165,42 +173,56 @@ def _may_say(raft: Raft, peer: int) -> bool:
     )
 
 
-def letters(raft: Raft, verdict: Verdict) -> Iterable[Odd]:
-    """What the leader tells the odd ones."""
-    for peer in sorted(verdict.odd - {raft.id}):
-        found = verdict.found[peer]
+def letter(raft: Raft, verdict: Verdict, id: int) -> Odd:
+    """What the leader tells an odd one, itself included."""
+    place = verdict.places.get(id)
+    if place is None:
+        found = verdict.found[id]
         expected = found if verdict.expected is None else verdict.expected
-        yield Odd(raft.id, peer, raft.term, verdict.index, found, expected, verdict.of_state)
+        place = Place(UNPLACED, found, expected)
+    return Odd(
+        raft.id,
+        id,
+        raft.term,
+        verdict.index,
+        place.ordinal,
+        place.found,
+        place.expected,
+        verdict.of_state,
+    )
 
 
-def commands_in(entry: Entry) -> str:
-    """Which commands an entry holds, by (index, ordinal), as far as that can be said without the app."""
-    found: list[str] = []
-    for kind, message, slot in slots.slots_of(memoryview(entry.body)):
-        if kind == slots.COMMAND:
+def command_at(entry: Entry, ordinal: int) -> str:
+    """What an entry has at an ordinal, as far as that can be said without the app."""
+    if entry.kind == EntryKind.TIME:
+        return "a timer that was due"
+    for at, (kind, message, slot) in enumerate(slots.slots_of(memoryview(entry.body))):
+        if at == ordinal and kind == slots.COMMAND:
             key_bytes = COMMAND.unpack_from(slot)[6]
             key = bytes(slot[COMMAND.size : COMMAND.size + key_bytes])
-            found.append(f"{entry.index}.{len(found)} is message {message} for key {key.hex()}")
-        else:
-            found.append("")
-    told = [text for text in found if text]
-    more = f", and {len(told) - TOLD_MAX} commands more" if len(told) > TOLD_MAX else ""
-    return f" {'; '.join(told[:TOLD_MAX])}{more}." if told else ""
+            return f"message {message} for key {key.hex()}"
+        if at == ordinal:
+            return "a session that opens or closes"
+    return ""
 
 
-def sentence(
-    id: int, index: int, found: int, expected: int | None, *, of_state: bool = False
-) -> str:
+def sentence(odd: Odd, command: str = "") -> str:
     """Why this replica stops."""
-    if expected is None or expected == found:
-        what = "hold different states" if of_state else "have put out different things"
+    where = f"by the end of entry {odd.index}"
+    if odd.state:
+        where = f"at entry {odd.index}"
+    elif odd.ordinal != UNPLACED:
+        where = f"at index {odd.index}, ordinal {odd.ordinal}"
+        where += f", {command}" if command else ""
+    if odd.expected == odd.found:
+        what = "hold different states" if odd.state else "have put out different things"
         return (
-            f"The replicas {what} at entry {index} (here the digest is {found:08x}), and there is no majority that would "
+            f"The replicas {what} {where} (here the digest is {odd.found:08x}), and there is no majority that would "
             "say who is right: all stop. `leftfold diff` of two directories shows the command."
         )
-    what = "holds another state than" if of_state else "has put out something else than"
+    what = "holds another state than" if odd.state else "has put out something else than"
     return (
-        f"Replica {id} {what} the majority at entry {index}: its digest there is {found:08x}, theirs {expected:08x}. "
-        "It has stopped; `leftfold diff` of its directory and another's shows the command. Its state is not "
-        "to be trusted: let it join again under a new id with an empty directory."
+        f"Replica {odd.target} {what} the majority {where}: its digest there is {odd.found:08x}, theirs "
+        f"{odd.expected:08x}. It has stopped; `leftfold diff` of its directory and another's shows the command. Its state "
+        "is not to be trusted: let it join again under a new id with an empty directory."
     )

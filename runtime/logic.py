@@ -22,12 +22,13 @@ from ..actors.machine import Machine, Outputs
 from ..shm import Consumer, Counters, Doorbell, Producer, monotonic_ns
 from . import slots
 from .agent import Ends
-from .digests import DIGESTS_MAX, pack_digests, pack_state_digest
+from .digests import PART, pack_digests, pack_ordinals, pack_state_digest, unpack_ask_ordinals
 from .errors import OperatorError
 from .legible import check_legible
 from .pieces import pieces
 from .position import APPLYING, IDLE, QUERYING, RUNNING, Position
 from .quarantines import Quarantines
+from .recent_outputs import RecentOutputs
 from .snapshot_child import SnapshotChild
 from .state_checks import CHECK
 from .state_child import StateChild
@@ -64,6 +65,7 @@ class Logic:
     outputs: Outputs = field(factory=Outputs, init=False)
     digests: "array[int]" = field(factory=lambda: array("I"), init=False)
     digests_first: int = field(default=0, init=False)
+    recent: RecentOutputs = field(factory=RecentOutputs, init=False)
     uncollected_bytes: int = field(default=0, init=False)
     replaying: bool = field(default=True, init=False)
     written_under: str = field(default="", init=False)
@@ -107,6 +109,8 @@ class Logic:
                 last_index = self.machine.state.index
             elif kind == slots.DRAIN:
                 self._write(self.egress, slots.pack_drain())
+            elif kind == slots.ASK_ORDINALS:
+                self._tell_ordinals(unpack_ask_ordinals(slot))
             else:
                 raise AssertionError(f"apply carried a slot of type {kind}")
         done = len(run)
@@ -158,7 +162,11 @@ class Logic:
         egress = self.outputs.egress
         if egress and not tag & (slots.REPLAY | slots.SILENT):
             self._write(self.egress, egress)
-        egress.clear()
+        if egress and self.has_peers:
+            self.recent.keep(entry.index, egress)
+            self.outputs.egress = bytearray()
+        else:
+            egress.clear()
         self._collect(len(slot))
         self.counters.counters["entries"].add()
         return entry.index
@@ -173,10 +181,16 @@ class Logic:
 
     def _tell_digests(self) -> None:
         """After each entry: by these, replicas that differ are found."""
-        for at in range(0, len(self.digests), DIGESTS_MAX // 8):
-            part = self.digests[at : at + DIGESTS_MAX // 8]
+        for at in range(0, len(self.digests), PART):
+            part = self.digests[at : at + PART]
             self._write(self.applied, pack_digests(self.digests_first + at, part))
         del self.digests[:]
+
+    def _tell_ordinals(self, index: int) -> None:
+        """Somebody differs at this entry: at which command of it?"""
+        applied = index <= self.machine.state.index
+        for part in pack_ordinals(index, self.recent.digests(index) if applied else None):
+            self._write(self.applied, part)
 
     def _answer(self, slot: memoryview) -> None:
         words = self.position.words
@@ -222,6 +236,7 @@ class Logic:
             ) from refused
         assert machine.state.index == index, f"{machine.state.index} was restored for {index}"
         self.machine = machine
+        self.recent.restart(index)
         for place in self.skips:
             machine.skip(*place)
         gc.freeze()  # All of it will live long.

@@ -23,8 +23,9 @@ from ..raft import (
 )
 from ..shm import Consumer, Producer
 from . import raft_messages, slots
-from .digests import Digests, Odd, StateDigest
+from .digests import AskOrdinals, Digests, Odd, OrdinalDigests, StateDigest
 from .divergence import Divergence
+from .parting import Parting
 from .persisting import Persisting
 from .state_checks import StateChecks
 from .transfer_slots import ReadChunk, pack_read_chunk, unpack_chunk
@@ -47,8 +48,11 @@ class Peering:
     report: Callable[[dict[str, Any]], None]
     divergence: Divergence
     states: StateChecks
+    parting: Parting
     told_odd: Odd | None = field(default=None, init=False)
     """The leader says that this replica is not what the others are."""
+    asked_ordinals: int = field(default=0, init=False)
+    """The entry of which the leader wants the digests by ordinal; 0: none."""
     low: bool = field(default=False, init=False)
     """The disk has no room for entries: they are passed over, and the leader sends them again."""
     serves: dict[int, str] = field(factory=dict[int, str], init=False)
@@ -126,7 +130,7 @@ class Peering:
             last = (entry.index, entry.term)
         yield _append(message, previous, run)
 
-    def say(self, message: Digests | StateDigest | Odd) -> None:
+    def say(self, message: Digests | StateDigest | Odd | AskOrdinals | OrdinalDigests) -> None:
         """What the runtime itself has to say to another replica; lost like the others."""
         self.dropped += not self.send.write(raft_messages.encode(message))
 
@@ -192,10 +196,19 @@ class Peering:
             case StateDigest():
                 self.states.heard(message)
             case Odd():
-                if message.source == self.raft.leader_id and message.term == self.raft.term:
+                if self._is_from_leader(message):
                     self.told_odd = message
+            case AskOrdinals():
+                if self._is_from_leader(message):
+                    self.asked_ordinals = message.index
+            case OrdinalDigests():
+                if self.raft.role is Role.LEADER and message.term == self.raft.term:
+                    self.parting.heard(message)
             case _:
                 self._step(message, now_ns)
+
+    def _is_from_leader(self, message: Odd | AskOrdinals) -> bool:
+        return message.source == self.raft.leader_id and message.term == self.raft.term
 
     def _lose_link(self, replica: int) -> None:
         """A leader whose connection broke is most likely dead: what is left to wait for is the random part of the time-out.

@@ -6,7 +6,7 @@ A RAFT_MESSAGE slot, little-endian; its tag says which message it is:
        8  u64 target | u64 source | u64 term
       32  u64 for each further number or flag, as `LAYOUTS` names them
           then the entries of AppendEntries, each an ENTRY slot padded to 8, as the journal keeps it;
-          or the bytes of InstallSnapshot's chunk, or of Digests
+          or the bytes of InstallSnapshot's chunk, of Digests or of OrdinalDigests
 
 Sans-IO. `check` and `decode` take any bytes and raise Malformed, nothing else; what they let pass has one encoding only,
 so that what was decoded encodes to the same bytes again. Numbers are below 2**62: no sum of two that a peer sent leaves 64 bits.
@@ -34,7 +34,7 @@ from ..raft.messages import (
     TimeoutNow,
 )
 from . import slots
-from .digests import Digests, Odd, StateDigest
+from .digests import AskOrdinals, Digests, Odd, OrdinalDigests, StateDigest
 from .errors import LeftfoldError
 
 NUMBER_MAX = (1 << 62) - 1
@@ -82,14 +82,16 @@ LAYOUTS = (
     _layout(8, InstallSnapshotReply, "last_index offset", "done refused"),
     _layout(9, TimeoutNow, ""),
     _layout(10, Digests, "first", tail="digests"),
-    _layout(11, Odd, "index found expected", "state"),
+    _layout(11, Odd, "index ordinal found expected", "state"),
     _layout(12, StateDigest, "index digest"),
+    _layout(13, AskOrdinals, "index"),
+    _layout(14, OrdinalDigests, "index first", "last knows", tail="digests"),
 )
 _BY_KIND = {layout.kind: layout for layout in LAYOUTS}
 _BY_TAG = {layout.tag: layout for layout in LAYOUTS}
 
 
-Said = Message | Digests | StateDigest | Odd
+Said = Message | Digests | StateDigest | Odd | AskOrdinals | OrdinalDigests
 """What replicas say to each other: Raft's messages, and the runtime's own beside them."""
 
 
@@ -100,7 +102,7 @@ def encode(message: Said) -> bytes:
             return _slot(message, b"".join(map(entry_slot, message.entries)))
         case InstallSnapshot():
             return _slot(message, message.chunk)
-        case Digests():
+        case Digests() | OrdinalDigests():
             return _slot(message, message.digests)
         case _:
             return _slot(message, b"")

@@ -24,6 +24,7 @@ SNAPSHOT_BEGUN, SNAPSHOT_ENDED = 52, 53
 PEER, PEERS, LINK = 45, 54, 55
 READ_DONE, READ_CHUNK, CHUNK, STORE_CHUNK, RECEIVED, RESTART = 56, 57, 58, 59, 60, 61
 DIGESTS, STATE_DIGEST, REPAIRED = 62, 63, 64
+ASK_ORDINALS, ORDINALS = 65, 66
 
 REPLAY, SILENT = 1, 2
 """Bits of an ENTRY's tag: this replica has it from an earlier life; it does not lead. Either way the entry is applied, and

@@ -1,7 +1,7 @@
 """How long consensus may sleep: what comes through a ring is not waited for by looking again and again."""
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 from raft_samples import lead, raft_with, take
 
@@ -9,9 +9,12 @@ from leftfold.runtime.agent import PARK_NS_MAX
 from leftfold.runtime.agreement import Agreement
 from leftfold.runtime.consensus import Consensus
 from leftfold.runtime.divergence import Divergence
+from leftfold.runtime.parting import Parting
+from leftfold.runtime.peering import Peering
 from leftfold.runtime.slots import BY_SCHEDULE
 from leftfold.runtime.snapshot_points import SnapshotPoints
 from leftfold.runtime.state_checks import StateChecks
+from leftfold.shm import Producer
 
 TICK_NS = 5_000_000
 
@@ -51,8 +54,10 @@ def test_the_entry_by_which_states_are_compared_goes_out_at_once() -> None:
         shell.raft,
         Divergence(shell.raft),
         StateChecks(shell.raft),
-        None,
-        SnapshotPoints(1000),  # pyright: ignore[reportArgumentType]
+        Parting(shell.raft),
+        cast("Peering", None),
+        SnapshotPoints(1000),
+        cast("Producer", None),
     )
 
     assert shell._take_snapshot(0) == 1

@@ -1,5 +1,7 @@
 """Replicas that put out different things: who stops, what it says, and that the others go on."""
 
+import asyncio
+import re
 import struct
 from array import array
 from pathlib import Path
@@ -11,6 +13,7 @@ from cluster import Cluster, cluster
 from replica import DEADLINE_S, wait_until
 from test_cluster import ask
 
+from leftfold.actors.layout import COMMAND
 from leftfold.raft import (
     AppendEntriesReply,
     Config,
@@ -25,7 +28,8 @@ from leftfold.raft import (
 from leftfold.runtime.agreement import Agreement
 from leftfold.runtime.client import Client
 from leftfold.runtime.digests import Digests, StateDigest, pack_digests, unpack_digests
-from leftfold.runtime.divergence import SILENT_TIMEOUTS, Divergence, letters, sentence
+from leftfold.runtime.divergence import SILENT_TIMEOUTS, Divergence, letter, sentence
+from leftfold.runtime.parting import Parting
 from leftfold.runtime.peering import Peering
 from leftfold.runtime.slots import (
     BY_SCHEDULE,
@@ -33,9 +37,12 @@ from leftfold.runtime.slots import (
     NOT_TAKEN,
     SnapshotState,
     TakeSnapshot,
+    slots_of,
 )
 from leftfold.runtime.snapshot_points import SnapshotPoints
 from leftfold.runtime.state_checks import CHECK, KEPT, StateChecks
+from leftfold.shm import Producer
+from leftfold.tools.history import open_history
 
 
 def leading(*heard: int) -> Raft:
@@ -96,10 +103,9 @@ def test_the_follower_that_differs_is_the_odd_one_when_the_other_agrees() -> Non
 
     assert verdict is not None
     assert (verdict.index, verdict.expected, verdict.odd) == (2, 20, frozenset({2}))
-    assert [
-        (odd.target, odd.index, odd.found, odd.expected) for odd in letters(found.raft, verdict)
-    ] == [(2, 2, 21, 20)]
-    assert "entry 2" in sentence(2, 2, 21, 20) and "00000015" in sentence(2, 2, 21, 20)
+    told = letter(found.raft, verdict, 2)
+    assert (told.target, told.index, told.found, told.expected) == (2, 2, 21, 20)
+    assert "by the end of entry 2: its digest there is 00000015, theirs 00000014" in sentence(told)
 
 
 def test_the_leader_is_the_odd_one_when_both_others_agree() -> None:
@@ -147,7 +153,15 @@ def test_after_a_snapshot_that_failed_the_states_are_compared_anew_before_the_ne
     raft = leading(2, 3)
     assert raft.start_term(0) == 1
     states, points = StateChecks(raft), SnapshotPoints(1000)
-    agreement = Agreement(raft, Divergence(raft), states, cast("Peering", None), points)
+    agreement = Agreement(
+        raft,
+        Divergence(raft),
+        states,
+        Parting(raft),
+        cast("Peering", None),
+        points,
+        cast("Producer", None),
+    )
 
     def propose() -> int:
         index = raft.propose(CHECK, b"", 0)
@@ -185,9 +199,8 @@ def test_states_that_differ_are_judged_like_outputs() -> None:
         verdict = found.look()
         assert verdict is not None and verdict.of_state
         assert (verdict.index, verdict.odd, verdict.expected) == (3, odd, expected)
-    assert "holds another state than the majority at entry 3" in sentence(
-        2, 3, 11, 10, of_state=True
-    )
+        told = letter(leading(), verdict, min(odd))
+        assert "at entry 3" in sentence(told) and "state" in sentence(told)
 
 
 def test_who_never_says_anything_of_one_entry_is_heard_of_the_next() -> None:
@@ -209,26 +222,46 @@ def test_what_is_told_of_states_is_bounded_and_of_entries_that_there_are() -> No
     assert set(found.told) == {1} and len(found.own) == KEPT
 
 
+def keys_in(directory: Path, index: int) -> list[bytes]:
+    """Whom the commands of an entry are for, in their order, as the log has it."""
+    history = open_history(directory)
+    [(_, body)] = history.entries(index, index)
+    return [
+        bytes(slot[COMMAND.size :][: COMMAND.unpack_from(slot)[6]])
+        for _, _, slot in slots_of(memoryview(body))
+    ]
+
+
 def stray(running: Cluster, id: int) -> None:
-    """Make one replica put out something else, and find that it stops while the others go on."""
+    """Make one replica put out something else in the middle of an entry, and find that it stops while the others go on."""
 
-    async def step(client: Client) -> Seen:
-        return await client.ask("a", Step())
+    async def step(client: Client) -> list[Seen]:
+        """All at once: one write, one entry."""
+        return await asyncio.gather(*(client.ask(key, Step()) for key in "abcdefg"))
 
-    before = ask(running, step)
-    (running.path(id) / "stray").touch()
-    ask(running, step)
+    assert ask(running, step) == [Seen(value=1)] * 7
+    written = running.path(id) / "stray.new"
+    written.write_text("d")
+    written.rename(running.path(id) / "stray")
+    assert [seen.value for seen in ask(running, step)] in ([2] * 7, [2, 2, 2, 3, 2, 2, 2])
     process = running.replicas[id].process
     wait_until(lambda: process.poll() is not None, f"the odd one stops: {running.output()}")
 
     assert process.wait(DEADLINE_S) == 1
     said = running.replicas[id].output()
-    assert f"Replica {id} has put out something else than the majority at entry" in said
-    index = int(said.rpartition("the majority at entry ")[2].partition(":")[0])
-    assert f"{index}.0 is message 951 for key " in said
+    found = re.search(
+        rf"Replica {id} has put out something else than the majority at index (\d+), ordinal (\d+), message 951 for key "
+        r"([0-9a-f]+): its digest there is ([0-9a-f]{8}), theirs ([0-9a-f]{8})\.",
+        said,
+    )
+    assert found is not None, said
+    index, ordinal, key, own, theirs = found.groups()
     others = set(running.replicas) - {id}
     assert running.leader(others) in others
-    assert ask(running, step) == Seen(value=before.value + 2)
+    assert own != theirs and bytes.fromhex(key) == b"d"
+    held = keys_in(running.path(min(others)), int(index))
+    assert held[int(ordinal)] == b"d" and 0 < int(ordinal) < len(held) - 1, held
+    assert ask(running, step) == [Seen(value=3)] * 7
 
 
 @pytest.mark.xdist_group("serial")

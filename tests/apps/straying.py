@@ -14,7 +14,8 @@ class Seen:
 
 @message(id=951)
 class Step(Command[Seen]):
-    """Count one; or two, where the replica's directory holds a file named `stray`. One named `drift` changes what nobody is told."""
+    """Count one; or two, where the replica's directory holds a file `stray` that names this key. One named `drift` changes what
+    nobody is told."""
 
 
 @actor(id=95, key=str)
@@ -29,7 +30,8 @@ class Walker:
     def step(self, command: Step, context: Context) -> Seen:
         title = Path("/proc/self/cmdline").read_bytes().rstrip(b"\0").decode()
         directory = Path(title.rpartition(" ")[2])
-        self.value += 2 if (directory / "stray").exists() else 1
+        stray = directory / "stray"
+        self.value += 2 if stray.exists() and stray.read_text() == context.key else 1
         self.hidden += (directory / "drift").exists()
         return Seen(value=self.value)
 
