@@ -42,7 +42,8 @@ def follow(counters: Counters) -> None:
     """Have the histograms in FOLLOWED leave a trail from now on."""
     histograms = cast("dict[str, Histogram]", counters.histograms)
     for name in FOLLOWED:
-        histograms[name] = Trail(histograms[name].words, counters.words[trail_name_of(name)])
+        plain = histograms[name]
+        histograms[name] = Trail(plain.words, plain.pinned, counters.words[trail_name_of(name)])
 
 
 def took_ns(words: tuple[int, ...], index: int) -> int | None:

@@ -117,9 +117,10 @@ class Snapshot:
 
 @define(eq=False)
 class Counter:
-    """One word that its writer adds to or sets."""
+    """One word that its writer adds to or sets. Like a histogram it keeps the file mapped for as long as it lives."""
 
     _word: CData = field(repr=False)
+    _pinned: CData = field(repr=False)
 
     def add(self, amount: int = 1) -> None:
         """Add to it."""
@@ -140,6 +141,8 @@ class Histogram:
     """The writer's side of a histogram."""
 
     words: CData = field(repr=False)
+    pinned: CData = field(repr=False)
+    """What keeps the file mapped."""
 
     def record(self, value: int) -> None:
         """Count one value, in ns as a rule."""
@@ -156,13 +159,11 @@ class Histogram:
 
 @define(eq=False)
 class Counters:
-    """The figures of one role, mapped for writing; a context manager that unmaps."""
+    """The figures of one role, mapped for writing; a context manager that lets go of them."""
 
     counters: Mapping[str, Counter]
     histograms: Mapping[str, Histogram]
     words: Mapping[str, memoryview]  # cast to "Q"
-    _pinned: CData = field(repr=False)
-    _mapping: mmap.mmap = field(repr=False)
 
     @staticmethod
     def create(path: Path | str, schema: Mapping[str, Schema]) -> None:
@@ -193,11 +194,9 @@ class Counters:
         start = ffi.cast("uint64_t *", address)
         place = layout["roles"][role]
         return cls(
-            {name: Counter(start + word) for name, word in place["counters"].items()},
-            {name: Histogram(start + word) for name, word in place["histograms"].items()},
+            {name: Counter(start + word, pinned) for name, word in place["counters"].items()},
+            {name: Histogram(start + word, pinned) for name, word in place["histograms"].items()},
             {name: view[word : word + n] for name, (word, n) in place["words"].items()},
-            pinned,
-            mapping,
         )
 
     @staticmethod
@@ -214,11 +213,11 @@ class Counters:
                 mapping.close()
 
     def close(self) -> None:
-        """Unmap; the figures stay in the file."""
+        """Let go. The file is unmapped once nobody has a counter or a histogram of it any more, a ring or a bell that
+        fills one included; the figures stay in it."""
         for words in self.words.values():
             words.release()
-        ffi.release(self._pinned)
-        self._mapping.close()
+        self.counters, self.histograms, self.words = {}, {}, {}
 
     def __enter__(self) -> Self:
         return self

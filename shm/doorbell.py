@@ -98,7 +98,10 @@ class Doorbell:
     handle: CData = field(init=False, repr=False)  # struct doorbell *
     _pinned: CData = field(init=False, repr=False)
     _ends: object = field(init=False, default=None, repr=False)
-    _recorded: tuple[CData, int, int] | None = field(init=False, default=None, repr=False)
+    _recorded: tuple[CData, Histogram, Histogram] | None = field(
+        init=False, default=None, repr=False
+    )
+    """What keeps the memory in place that C writes counts and times to."""
 
     def __attrs_post_init__(self) -> None:
         assert (self.semaphore is None) == (self.event_fd >= 0), "a semaphore or an eventfd"
@@ -172,9 +175,10 @@ class Doorbell:
         """Keep the counts in DOORBELL_COUNTS words from now on, in the order of DoorbellCounts, and
         in histograms how long each park took, and how long we were awake between two."""
         assert len(words) == DOORBELL_COUNTS
-        self._recorded = pin(words)
-        address = ffi.cast("uint64_t *", self._recorded[1])
-        lib.doorbell_record(self.handle, address, parked_ns.words, awake_ns.words)
+        pinned, address, _ = pin(words)
+        self._recorded = (pinned, parked_ns, awake_ns)
+        counts = ffi.cast("uint64_t *", address)
+        lib.doorbell_record(self.handle, counts, parked_ns.words, awake_ns.words)
 
     def close(self) -> None:
         """Let go of cell and semaphore; a closed bell rings nobody."""

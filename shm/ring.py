@@ -77,6 +77,8 @@ class _End:
     _pinned: CData = field(init=False, repr=False)
     _data: memoryview = field(init=False, repr=False)
     _address: int = field(init=False, repr=False)
+    _recorded: object = field(init=False, default=None, repr=False)
+    """The histograms that C fills: they keep their memory in place."""
 
     def _open(self, role: int) -> None:
         self._pinned, address, size = pin(self.memory)
@@ -118,6 +120,7 @@ class _End:
         struct = ffi.new("struct ring_figures *")
         for name, histogram in figures.items():
             setattr(struct, name, ffi.NULL if histogram is None else histogram.words)
+        self._recorded = figures
         lib.ring_record(self.handle, struct)
 
     def close(self) -> None:

@@ -1,5 +1,6 @@
 """Counters and histograms: what is recorded is what is read, also after the writer was killed."""
 
+import gc
 import json
 import os
 import random
@@ -73,6 +74,32 @@ def test_a_writer_that_starts_again_goes_on_counting(path: Path) -> None:
             logic.counters["commands"].add(2)
 
     assert Counters.read(path)["logic"].counters["commands"] == 4
+
+
+def test_a_figure_outlives_its_counters_and_the_last_one_unmaps_the_file(path: Path) -> None:
+    counters = Counters.attach(path, "consensus")
+    entries, persist = counters.counters["entries"], counters.histograms["persist_ns"]
+    del counters
+    gc.collect()
+    entries.add(3)
+    with Counters.attach(path, "logic") as logic:
+        position = logic.words["position"]
+        commands = logic.counters["commands"]
+
+    entries.add(4)
+    persist.record(5)
+    commands.add(6)
+    with pytest.raises(ValueError, match="released"):
+        position[0] = 1
+    assert logic.counters == logic.histograms == logic.words == {}
+    found = Counters.read(path)
+    assert found["consensus"].counters["entries"] == entries.value == 7
+    assert found["consensus"].histograms["persist_ns"] == persist.snapshot()
+    assert found["logic"].counters["commands"] == 6
+    assert str(path) in Path("/proc/self/maps").read_text()
+    del entries, persist, commands
+    gc.collect()
+    assert str(path) not in Path("/proc/self/maps").read_text()
 
 
 def test_the_roles_of_a_file_share_no_line(path: Path) -> None:

@@ -97,7 +97,8 @@ def test_a_trail_keeps_the_last_entries_and_no_others(tmp_path: Path) -> None:
         tmp_path / "counters", {"test": Schema(histograms=("ns",), words={"trail": WORDS})}
     )
     with Counters.attach(tmp_path / "counters", "test") as counters:
-        trail = Trail(counters.histograms["ns"].words, counters.words["trail"])
+        plain = counters.histograms["ns"]
+        trail = Trail(plain.words, plain.pinned, counters.words["trail"])
         waiting = deque((index, 1_000 * index) for index in range(1, ROWS + 101))
         record_reached(waiting, ROWS + 50, 10**9, trail)
         words = tuple(counters.words["trail"])

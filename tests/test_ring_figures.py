@@ -3,6 +3,8 @@
 Times are compared with what the test itself read before and after, so that no threshold is needed.
 """
 
+import gc
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -208,3 +210,27 @@ def test_a_bell_keeps_its_counts_where_others_read_them(counters: Counters) -> N
     finally:
         bell.close()
         unlink_semaphore(name)
+
+
+def test_ends_and_bells_record_on_when_the_counters_are_closed(
+    counters: Counters, ends: tuple[Producer, Consumer], tmp_path: Path
+) -> None:
+    producer, consumer = ends
+    bell = Doorbell(bytearray(DOORBELL_BYTES), event_fd=(fd := os.eventfd(0, os.EFD_NONBLOCK)))
+    histograms = counters.histograms
+    bell.record(counters.words["doorbell"], histograms["parked_ns"], histograms["awake_ns"])
+    del histograms
+    counters.close()
+    gc.collect()
+
+    assert producer.write(SLOT)
+    consumer.peek()
+    consumer.release(consumer.length)
+    assert bell.wait((), 0, 1_000) is Reason.TIMED_OUT
+    bell.close()
+    os.close(fd)
+
+    found = Counters.read(tmp_path / "counters")["test"]
+    assert found.histograms["wait_ns"].count == 1
+    assert found.histograms["parked_ns"].count == 1
+    assert found.words["doorbell"][0] == 1
