@@ -30,6 +30,7 @@ from leftfold.tools.cli import call
 from leftfold.tools.fold import fold
 from leftfold.tools.history import open_history
 from leftfold.tools.manifest import BLOCK_BYTES, NAME
+from leftfold.tools.scratch import beside
 
 APP = "leftfold.actors.ledger:app"
 LAST = 42
@@ -479,6 +480,21 @@ def test_a_backup_of_a_later_format_is_refused(
     (copy / NAME).write_bytes(msgspec.json.encode(manifest | {"crc32": crc}) + b"\n")
 
     assert "too old to read" in refused(copy, tmp_path / "again", capsys)
+
+
+def test_what_killed_restores_left_is_removed_by_the_next_and_a_living_ones_is_not(
+    archive: Path, tmp_path: Path
+) -> None:
+    for left in ("restoring", "unpacked"):
+        (tmp_path / f".again.1.{left}" / "journal").mkdir(parents=True)
+        (tmp_path / f".other.1.{left}").mkdir()
+    with beside(tmp_path / "again", "restoring") as living:
+        assert leftfold("restore", archive, tmp_path / "again").returncode == 0
+
+        assert living.is_dir()
+    hidden = sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("."))
+    assert hidden == [".other.1.restoring", ".other.1.unpacked"]
+    assert open_history(tmp_path / "again").last == LAST
 
 
 # Full disks

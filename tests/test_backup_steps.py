@@ -154,6 +154,7 @@ def test_kill_9_at_each_step_of_a_restore(log: WrittenLog, tmp_path: Path, endin
         has_name = made.exists()
         if not has_name:
             assert quietly("restore", backup, made) == (0, ""), "the same command serves"
+            assert not list(place.glob(".*")), "nothing is left of the one that was killed"
         assert is_whole(log, made)
         shutil.rmtree(place)
         (tmp_path / "strace.log").unlink()

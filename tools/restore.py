@@ -44,6 +44,7 @@ from .manifest import MEMBER, damaged, verify
 from .nearest import DIRECTORY, content_of
 from .place import parse_place
 from .progress import progress
+from .scratch import beside
 
 PIECE_BYTES = 1 << 20
 REPLICA_ID = 1
@@ -77,7 +78,7 @@ def restore(
     with _unpacked(backup, directory) as (source, called):
         history = _open_backup(source, called)
         index = _last(history, index)
-        with _beside(directory) as made:
+        with _named_when_whole(directory) as made:
             identity = restore_history(history, index, made)
     facts = {
         "directory": str(directory),
@@ -133,28 +134,20 @@ def _last(history: History, index: int | None) -> int:
 
 
 @contextmanager
-def _beside(directory: Path) -> Generator[Path]:
+def _named_when_whole(directory: Path) -> Generator[Path]:
     """A directory that takes its name when the block ends well, and goes when it does not."""
-    made = _sibling(directory, "restoring")
     try:
         create_directory(directory.parent)
-        made.mkdir()
-        yield made
-        if directory.exists():
-            directory.rmdir()
-        made.rename(directory)
-        sync_directory(directory.parent)
+        with beside(directory, "restoring") as made:
+            yield made
+            if directory.exists():
+                directory.rmdir()
+            made.rename(directory)
+            sync_directory(directory.parent)
     except JournalFailed as failure:
         raise OperatorError(_not_restored(directory, failure.sentence.partition(". ")[0])) from None
     except OSError as error:
         raise OperatorError(_not_restored(directory, error.strerror or str(error))) from None
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
-
-
-def _sibling(directory: Path, what: str) -> Path:
-    directory = directory.absolute()
-    return directory.with_name(f".{directory.name}.{os.getpid()}.{what}")
 
 
 def _not_restored(directory: Path, why: str) -> str:
@@ -283,17 +276,15 @@ def _unpacked(backup: str, directory: Path) -> Generator[tuple[Path, str]]:
         yield Path(backup), backup
         return
     name = "stdin" if backup == STDIN else backup
-    place = _sibling(directory, "unpacked")
     try:
-        create_directory(place.parent)
-        place.mkdir()
-        with _opened(backup) as file:
-            _unpack(file, name, place)
-        yield place, name
+        create_directory(directory.absolute().parent)
+        with beside(directory, "unpacked") as place:
+            with _opened(backup) as file:
+                _unpack(file, name, place)
+            yield place, name
     except OSError as error:
-        raise OperatorError(f"Cannot unpack {name} to {place}: {error.strerror}.") from None
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
+        where = directory.absolute().parent
+        raise OperatorError(f"Cannot unpack {name} in {where}: {error.strerror}.") from None
 
 
 @contextmanager

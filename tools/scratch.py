@@ -1,4 +1,4 @@
-"""Temporary directories that do not outlive a kill -9 of their owner for long.
+"""Directories for a while that do not outlive a kill -9 of their owner for long.
 
 The owner holds a lock on its directory for as long as it lives. Whoever makes the next one of the same kind removes those
 that nobody holds, and what replicas in them left in shared memory; one in which a replica still runs is left alone.
@@ -6,10 +6,11 @@ that nobody holds, and what replicas in them left in shared memory; one in which
 
 import contextlib
 import fcntl
+import glob
 import os
 import shutil
 import tempfile
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 from ..runtime.errors import OperatorError
@@ -22,10 +23,10 @@ GONE_S = 10.0
 
 @contextlib.contextmanager
 def scratch(kind: str) -> Generator[Path]:
-    """A directory of our own, gone with its content at the end."""
+    """A temporary directory of our own, gone with its content at the end."""
     for left in Path(tempfile.gettempdir()).glob(f"{kind}-*"):
         _remove_if_left(left)
-    path, held = _make(kind)
+    path, held = _make(lambda: Path(tempfile.mkdtemp(prefix=f"{kind}-")))
     try:
         yield path
     finally:
@@ -35,9 +36,28 @@ def scratch(kind: str) -> Generator[Path]:
         os.close(held)
 
 
-def _make(kind: str) -> tuple[Path, int]:
+@contextlib.contextmanager
+def beside(place: Path, kind: str) -> Generator[Path]:
+    """A directory next to `place`, gone with its content at the end unless it was given another name."""
+    place = place.absolute()
+    for left in place.parent.glob(f".{glob.escape(place.name)}.[0-9]*.{kind}"):
+        _remove_if_left(left)
+    path, held = _make(lambda: _created(place.with_name(f".{place.name}.{os.getpid()}.{kind}")))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(held)
+
+
+def _created(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+def _make(create: Callable[[], Path]) -> tuple[Path, int]:
     while True:
-        path = Path(tempfile.mkdtemp(prefix=f"{kind}-"))
+        path = create()
         held = _hold(path)
         if held is not None:
             return path, held
