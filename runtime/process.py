@@ -301,6 +301,7 @@ def _run_logic(handed: Handed) -> int:
     from .build import build_of
     from .discovery import load_app
     from .logic import Logic
+    from .offshoot import Offshoot
     from .position import Position
     from .snapshot_child import SnapshotChild
     from .state_child import StateChild
@@ -321,7 +322,7 @@ def _run_logic(handed: Handed) -> int:
             app, limits, seed, content, position=position.words, figures=figures, warn=warn
         )
 
-    signal.signal(signal.SIGCHLD, lambda number, frame: None)  # It ends a wait: see SnapshotChild.
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)  # It ends a wait: see Offshoot.
     gc.disable()  # Collected between entries, never inside a handler.
     attachment, counters = _attach(handed, LOGIC)
     figures = counters.words["handlers"] if recording.is_recording() else None
@@ -333,9 +334,9 @@ def _run_logic(handed: Handed) -> int:
             socket.socket(fileno=handed.snapshot_socket),
             handed.identity,
             build,
-            f"leftfold: snapshot {directory}",
+            Offshoot(f"leftfold: snapshot {directory}"),
         ),
-        StateChild(f"leftfold: state digest {directory}"),
+        StateChild(Offshoot(f"leftfold: state digest {directory}")),
         position,
         attachment.consumers["apply"],
         attachment.consumers["restore"],

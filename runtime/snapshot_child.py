@@ -1,31 +1,24 @@
-"""The child that writes a snapshot: a fork of logic, which goes on while the child encodes the state as it was.
+"""The child that writes a snapshot: a fork of logic (offshoot.py), which goes on while the child encodes the state as it was.
 
-The one exception to I2. It inherits one end of a socket to the journal and keeps no other descriptor but the standard
-ones; it uses no ring and opens no file; it gives way to the live processes; it dies with logic, and its own death costs
-nothing but this snapshot. Logic never waits for it: how it ended is asked for in passing.
-
-It says nothing before logic has told the journal of it, or its first packets would come from nobody.
+It inherits one end of a socket to the journal. It says nothing before logic has told the journal of it, or its first packets
+would come from nobody.
 """
 
 import errno
 import os
-import signal
 import socket
-import traceback
 from collections.abc import Callable
-from typing import NoReturn, Protocol
+from typing import Protocol
 
 from attrs import define, field
-from setproctitle import setproctitle
 
 from ..actors.errors import StateNotEncodable
 from ..actors.machine import Machine
-from ..shm import die_with_parent
 from . import slots
+from .offshoot import EXIT_BROKEN, EXIT_DONE, Offshoot
 from .snapshotfile import Encoder, SnapshotHeader
 
-NICENESS = 10
-EXIT_WRITTEN, EXIT_NOT_ENCODABLE, EXIT_NO_JOURNAL, EXIT_BROKEN = range(4)
+EXIT_NOT_ENCODABLE, EXIT_NO_JOURNAL = EXIT_BROKEN + 1, EXIT_BROKEN + 2
 PIECE_BYTES_MAX = slots.PACKET_BYTES_MAX - slots.PACKET.size
 
 
@@ -45,12 +38,13 @@ class SnapshotChild:
     socket: socket.socket
     owner: Owner
     build: str
-    title: str
-    """What the process list shows."""
-    cores: frozenset[int] = field(factory=lambda: frozenset(os.sched_getaffinity(0)))
-    """Where the child may run, wherever logic is by then."""
-    pid: int = field(default=0, init=False)
+    offshoot: Offshoot
     index: int = field(default=0, init=False)
+
+    @property
+    def pid(self) -> int:
+        """0: there is none."""
+        return self.offshoot.pid
 
     def begin(
         self, machine: Machine, asked: slots.TakeSnapshot, tell: Callable[[bytes], None]
@@ -60,57 +54,28 @@ class SnapshotChild:
         if self.pid:
             return f"the snapshot of entry {self.index} is being written"
         waiting, going = os.pipe()
+
+        def write() -> int:
+            os.read(waiting, 1)  # It ends when the journal knows.
+            os.close(waiting)
+            return _write(self, machine, asked)
+
         try:
-            pid = os.fork()
-        except OSError as error:
+            try:
+                self.offshoot.begin(write, {self.socket.fileno(), waiting})
+            except OSError as error:
+                return f"there is no second process: {error.strerror}"
+            self.index = asked.index
+            tell(slots.pack_snapshot_begun(asked.index, self.pid))
+        finally:
             os.close(waiting)
             os.close(going)
-            return f"there is no second process: {error.strerror}"
-        if not pid:
-            _be_the_child(self, machine, asked, waiting, os.getppid())
-        os.close(waiting)
-        self.pid, self.index = pid, asked.index
-        tell(slots.pack_snapshot_begun(asked.index, pid))
-        os.close(going)
         return None
 
     def ended(self) -> int | None:
         """How the child ended, once; None while it works, or when there is none."""
-        if not self.pid:
-            return None
-        pid, status = os.waitpid(self.pid, os.WNOHANG)
-        if not pid:
-            return None
-        self.pid = 0
-        code = os.waitstatus_to_exitcode(status)
-        return slots.ENDED_BY_SIGNAL if code < 0 else code
-
-
-def _be_the_child(
-    child: SnapshotChild, machine: Machine, asked: slots.TakeSnapshot, waiting: int, parent: int
-) -> NoReturn:
-    status = EXIT_BROKEN
-    try:
-        die_with_parent(parent)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        os.nice(NICENESS)
-        os.sched_setaffinity(0, child.cores)
-        setproctitle(child.title)
-        keep_only({child.socket.fileno(), waiting})
-        os.read(waiting, 1)  # It ends when the journal knows.
-        os.close(waiting)
-        status = _write(child, machine, asked)
-    except BaseException:  # noqa: BLE001 - whatever it is, it is shown, and ends nobody else
-        traceback.print_exc()
-    finally:
-        os._exit(status)
-
-
-def keep_only(descriptors: set[int]) -> None:
-    """Let go of the lock, of the supervisor's pipe and of whatever else logic has open."""
-    kept = sorted(descriptors)
-    for low, high in zip([2, *kept], [*kept, os.sysconf("SC_OPEN_MAX")], strict=True):
-        os.closerange(low + 1, high)
+        code = self.offshoot.ended()
+        return slots.ENDED_BY_SIGNAL if code is not None and code < 0 else code
 
 
 def _write(child: SnapshotChild, machine: Machine, asked: slots.TakeSnapshot) -> int:
@@ -142,7 +107,7 @@ def _write(child: SnapshotChild, machine: Machine, asked: slots.TakeSnapshot) ->
         if error.errno in (errno.EPIPE, errno.ECONNRESET):
             return EXIT_NO_JOURNAL
         raise
-    return EXIT_WRITTEN
+    return EXIT_DONE
 
 
 @define

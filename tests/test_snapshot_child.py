@@ -15,7 +15,8 @@ from leftfold.actors import App, Command, Context, actor, handler, message
 from leftfold.actors.layout import COMMAND, SlotType, padded
 from leftfold.actors.machine import Machine, Outputs
 from leftfold.runtime import slots
-from leftfold.runtime.snapshot_child import EXIT_NOT_ENCODABLE, EXIT_WRITTEN, SnapshotChild
+from leftfold.runtime.offshoot import EXIT_DONE, Offshoot
+from leftfold.runtime.snapshot_child import EXIT_NOT_ENCODABLE, SnapshotChild
 from leftfold.runtime.snapshotfile import check, contents
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
@@ -110,14 +111,14 @@ def test_it_sends_the_file_while_the_machine_goes_on(
     texts = [(30, f"key {number}", Put(text=os.urandom(20_000).hex())) for number in range(100)]
     machine = machine_with(*texts)
     digest = machine.state_digest()
-    child, told = SnapshotChild(ours, Owner(), "a build", "leftfold: snapshot test"), []
+    child, told = SnapshotChild(ours, Owner(), "a build", Offshoot("leftfold: snapshot test")), []
 
     assert begin(child, machine, told) is None
     machine.apply(2, 2000, 2, b"", outputs=Outputs())
     assert child.ended() is None, "it waits for the journal"
     sent = packets(journal)
 
-    assert ended(child) == EXIT_WRITTEN
+    assert ended(child) == EXIT_DONE
     assert child.ended() is None, "said once"
     (slot,) = (slot for _, _, slot in slots.slots_of(memoryview(told[0])))
     assert slots.unpack_snapshot_begun(slot)[0] == 1
@@ -138,7 +139,7 @@ def test_state_that_does_not_encode_is_named_and_nothing_counts(
 ) -> None:
     ours, journal = sockets
     machine = machine_with((30, "good", Put(text="x")), (31, "bad", Spoil()))
-    child = SnapshotChild(ours, Owner(), "a build", "leftfold: snapshot test")
+    child = SnapshotChild(ours, Owner(), "a build", Offshoot("leftfold: snapshot test"))
 
     assert begin(child, machine, []) is None
 
@@ -155,7 +156,7 @@ def test_only_one_child_at_a_time_and_a_killed_one_is_told_as_such(
     machine = machine_with(
         *[(30, f"{number}", Put(text=os.urandom(9000).hex())) for number in range(100)]
     )
-    child = SnapshotChild(ours, Owner(), "a build", "leftfold: snapshot test")
+    child = SnapshotChild(ours, Owner(), "a build", Offshoot("leftfold: snapshot test"))
     assert begin(child, machine, []) is None
 
     assert begin(child, machine, []) == "the snapshot of entry 1 is being written"
@@ -176,7 +177,7 @@ def test_it_keeps_no_descriptor_but_the_socket(
     machine = machine_with(
         *[(30, f"{number}", Put(text=os.urandom(9000).hex())) for number in range(100)]
     )
-    child = SnapshotChild(ours, Owner(), "a build", "leftfold: snapshot test")
+    child = SnapshotChild(ours, Owner(), "a build", Offshoot("leftfold: snapshot test"))
     with (tmp_path / "lock").open("w") as lock:
         os.set_inheritable(lock.fileno(), True)
         assert begin(child, machine, []) is None
@@ -198,8 +199,8 @@ def _link(descriptor: int) -> str:
 def test_a_journal_that_is_gone_ends_it(sockets: tuple[socket.socket, socket.socket]) -> None:
     ours, journal = sockets
     journal.close()
-    child = SnapshotChild(ours, Owner(), "a build", "leftfold: snapshot test")
+    child = SnapshotChild(ours, Owner(), "a build", Offshoot("leftfold: snapshot test"))
 
     assert begin(child, machine_with((30, "a", Put(text="x"))), []) is None
 
-    assert ended(child) not in (EXIT_WRITTEN, slots.ENDED_BY_SIGNAL)
+    assert ended(child) not in (EXIT_DONE, slots.ENDED_BY_SIGNAL)

@@ -7,6 +7,7 @@ from replica import wait_until
 from test_snapshot_child import app
 
 from leftfold.actors.machine import Machine
+from leftfold.runtime.offshoot import Offshoot
 from leftfold.runtime.state_child import StateChild
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWa
 def test_it_finds_the_digest_on_any_core_though_logic_is_kept_to_one() -> None:
     machine = Machine(app)
     cores = os.sched_getaffinity(0)
-    child = StateChild("state digest of a test")
+    child = StateChild(Offshoot("state digest of a test"))
     os.sched_setaffinity(0, {min(cores)})
     try:
         child.begin(machine)
