@@ -33,9 +33,11 @@ MAY_SKIP_ON_CI = {
     "test_a_one_way_cut": "a network namespace",
     "test_one_packet_in_five_is_lost": "a network namespace",
     "test_a_link_that_comes_and_goes": "a network namespace",
+    "test_a_line_on_which_everything_takes_its_time": "a network namespace and a TUN device",
     "test_a_slow_sync_costs_the_leader_its_office_and_a_power_cut_then_nothing": "mounts, traces",
     "test_the_power_of_all_three_goes_at_once": "needs loop devices and the right to mount",
-    "test_a_leader_whose_sync_fails_stops_and_the_others_go_on": "mounts, traces",
+    "test_a_leader_whose_disk_refuses_stops_and_the_others_go_on": "mounts, traces",
+    "test_a_leader_whose_disk_is_full_refuses_commands_and_goes_on_when_there_is_room": "mounts",
     "test_a_follower_whose_disk_is_full_is_passed_by_and_catches_up_when_there_is_room": "mounts",
 }
 """A machine of CI may lack a privilege; it may not lack a package, which .ci/run installs, nor the data beside it."""

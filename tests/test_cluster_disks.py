@@ -3,17 +3,23 @@
 A power cut is disks.py's: what no sync has reached is not in the copy that the replica goes on with.
 """
 
+import asyncio
 import contextlib
 import os
+import re
 from collections.abc import Generator, Iterable
 from pathlib import Path
 
 import pytest
+from apps.counting import Add, Read, Total
 from cluster import Cluster, cluster
 from disks import cut_power, failing_calls, loop_disk, mounted
 from replica import DEADLINE_S, wait_until
 from test_cluster import Load, check, load
 from test_replica_campaign import SMALL
+
+from leftfold.runtime.client import Client
+from leftfold.runtime.failures import DiskFull
 
 pytestmark = [pytest.mark.campaign, pytest.mark.xdist_group("serial")]
 
@@ -55,6 +61,19 @@ class Machines:
         stack = contextlib.ExitStack()
         stack.enter_context(disk)
         self._held[id] = stack
+
+    @contextlib.contextmanager
+    def filled(self, running: Cluster, id: int) -> Generator[None]:
+        """All but 64 blocks of a replica's disk are taken, and it has said so; in the end it has room again, and has said that."""
+        ballast = self.place(id) / "ballast"
+        room = os.statvfs(self.place(id))
+        with ballast.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, (room.f_bavail - 64) * room.f_frsize)
+        output = running.replicas[id].output
+        wait_until(lambda: "The disk is nearly full" in output(), running.output())
+        yield
+        ballast.unlink()
+        wait_until(lambda: "There is room on disk again" in output(), running.output())
 
     def close(self) -> None:
         for stack in self._held.values():
@@ -101,13 +120,24 @@ def test_the_power_of_all_three_goes_at_once(tmp_path: Path) -> None:
             work.wait_for(100)
 
 
-def test_a_leader_whose_sync_fails_stops_and_the_others_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("injection", "said"),
+    [
+        ("fdatasync:error=EIO:when=1", r"Cannot sync .*Input/output error"),
+        ("pwritev2:error=ENOSPC:when=1+", r"The disk is full: cannot write to .*start the replica"),
+    ],
+    ids=["a sync fails", "there is no room"],
+)
+def test_a_leader_whose_disk_refuses_stops_and_the_others_go_on(
+    tmp_path: Path, injection: str, said: str
+) -> None:
+    """It started again, it has what it had promised, and is given the rest."""
     with at_work(tmp_path) as (_, running, work):
         leader = running.leader()
         one = running.replicas[leader]
-        with failing_calls(one.pid("journal"), "fdatasync:error=EIO:when=1", tmp_path / "strace"):
+        with failing_calls(one.pid("journal"), injection, tmp_path / "strace"):
             assert one.process.wait(DEADLINE_S) == 1, one.output()
-        assert "Cannot sync" in one.output() and "Input/output error" in one.output()
+        assert re.search(said, one.output()), one.output()
         work.wait_for(200)
         running.start(leader)
         running.wait_ready(leader)
@@ -119,16 +149,31 @@ def test_a_follower_whose_disk_is_full_is_passed_by_and_catches_up_when_there_is
     with at_work(tmp_path) as (machines, running, work):
         leader = running.leader()
         follower = next(id for id in running.replicas if id != leader)
-        ballast = machines.place(follower) / "ballast"
-        room = os.statvfs(machines.place(follower))
-        with ballast.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, (room.f_bavail - 64) * room.f_frsize)
-        words = "The disk is nearly full"
-        wait_until(lambda: words in running.replicas[follower].output(), running.output())
-        work.wait_for(300)
-        assert running.alive(follower) and running.leader() == leader
-        ballast.unlink()
-        wait_until(
-            lambda: "There is room on disk again" in running.replicas[follower].output(),
-            running.output(),
-        )
+        with machines.filled(running, follower):
+            work.wait_for(300)
+            assert running.alive(follower) and running.leader() == leader
+
+
+def test_a_leader_whose_disk_is_full_refuses_commands_and_goes_on_when_there_is_room(
+    tmp_path: Path,
+) -> None:
+    """With the sentence, and each for good; what was answered is there, and is read meanwhile."""
+    with contextlib.ExitStack() as stack:
+        machines = Machines(tmp_path)
+        stack.callback(machines.close)
+        running = stack.enter_context(cluster(tmp_path, limits=SMALL))
+
+        async def inner() -> None:
+            async with Client.connect(running.addresses, deadline_s=DEADLINE_S) as client:
+                assert await client.ask("a", Add(amount=1)) == Total(value=1, commands=1)
+                leader = running.leader()
+                with machines.filled(running, leader):
+                    for _ in range(3):
+                        with pytest.raises(DiskFull, match="The disk is nearly full"):
+                            await client.ask("a", Add(amount=2))
+                    assert await client.query("a", Read()) == Total(value=1, commands=1)
+                    assert running.leader() == leader
+                assert await client.ask("a", Add(amount=4)) == Total(value=5, commands=2)
+
+        asyncio.run(inner())
+        running.agree()

@@ -73,6 +73,15 @@ def another(running: Cluster, than: int) -> int:
     return next(id for id in running.replicas if id != than)
 
 
+def follows_still(running: Cluster, id: int) -> int:
+    """This one; should it have come to lead, it has handed over."""
+    leader = running.leader()
+    if leader == id:
+        running.control(leader, CONTROL_TRANSFER)
+        wait_until(lambda: running.leader() != id, f"another leads: {running.output()}")
+    return id
+
+
 def follows(running: Cluster, id: int) -> None:
     """Wait until a replica follows the one that leads."""
 
@@ -201,17 +210,34 @@ def test_a_link_that_comes_and_goes(tmp_path: Path) -> None:
         progress(working)
 
 
+def test_a_line_on_which_everything_takes_its_time(tmp_path: Path) -> None:
+    """First so long that it is merely slow; then longer than an election takes, and of changing length, until it is healed."""
+    with network() as net, loaded(tmp_path) as (running, working):
+        with net.delayed(0.02, jitter_s=0.02) as line:
+            progress(working)
+            hold()
+            assert line.carried > 100
+        with net.delayed(0.2, jitter_s=0.4) as line:
+            hold(2 * HURT_S)
+            assert line.carried
+        for id in running.replicas:
+            follows(running, id)
+        progress(working)
+
+
 # Processes that stand still
 
 
-@pytest.mark.parametrize("leads", [True, False], ids=["leader", "follower"])
-def test_each_process_of_a_replica_stops_and_goes_on(tmp_path: Path, leads: bool) -> None:
+@pytest.mark.parametrize("who", ["leader", "first follower", "second follower"])
+def test_each_process_of_each_replica_stops_and_goes_on(tmp_path: Path, who: str) -> None:
     """Clients are served meanwhile, but where it is the leader's logic: that costs the time that it stands, and nothing else.
     Where it is the leader's journal, the leader hands over."""
+    leads = who == "leader"
     with loaded(tmp_path) as (running, working):
+        followers = [id for id in running.replicas if id != running.leader()]
+        follower = followers[who == "second follower"]
         for process in FIVE:
-            leader = running.leader()
-            id = leader if leads else another(running, leader)
+            id = running.leader() if leads else follows_still(running, follower)
             pid = running.replicas[id].pid(process)
             os.kill(pid, signal.SIGSTOP)
             try:
