@@ -1,4 +1,4 @@
-"""Types of the compiled module: what routes.h, subscriptions.h, wire.h and gate.h declare."""
+"""Types of the compiled module: what routes.h, subscriptions.h, wire.h, gate.h and loop.h declare."""
 
 from typing import Any, Final, Self
 
@@ -58,6 +58,15 @@ class Lib:
     GATE_LISTENER: Final[int]
     GATE_VISITORS: Final[int]
     GATE_BELL: Final[int]
+    LOOP_FOREIGN: Final[int]
+    LOOP_BULK: Final[int]
+    LOOP_SEND: Final[int]
+    LOOP_ACCEPT: Final[int]
+    LOOP_DUE: Final[int]
+    LOOP_DRAINED: Final[int]
+    LOOP_LEFT: Final[int]
+    LOOP_BROKEN: Final[int]
+    LOOP_MALFORMED: Final[int]
     GATE_FOREIGN: Final[int]
 
     def wire_check(
@@ -99,6 +108,7 @@ class Lib:
     def gate_wait(self, gate: CData, timeout_ms: int, /) -> int: ...
     def gate_accept(self, gate: CData, listener: int, count: int, now_ns: int, /) -> int: ...
     def gate_receive(self, gate: CData, destination: CData, room: int, now_ns: int, /) -> int: ...
+    def loop_run(self, gate: CData, loop: CData) -> int: ...
     def gate_flush(self, gate: CData, /) -> None: ...
 
 ffi: FFI

@@ -1,10 +1,11 @@
 """The gateway process: every socket of the replica, between the clients and the rings.
 
-One loop, one thread. Each turn costs a handful of C calls, however many connections are ready (gate.h): wait, accept,
-split what came into `ingress`, scatter `egress` and `send` to the connections, flush; the links to other replicas are
-served in between (peers.py), a few calls of Python for each batch. It never waits on a ring (I12): `egress`, `send` and
-`bulk_send` are always drained, and while `ingress` is full the clients are not read, the peers are; the doorbell says
-when there is room. It looks at no command, and keeps no state that matters: sessions and events live in logic.
+One loop, one thread. The turns are in C (loop.h): wait, split what came into `ingress`, scatter `egress` and `send` to the
+connections, flush, however many are ready (gate.h). Python comes in when there is something for it: the links to other
+replicas (peers.py), a few calls for each batch, clients who speak TLS, connections to accept, and a tick now and then. It
+never waits on a ring (I12): `egress`, `send` and `bulk_send` are always drained, and while `ingress` is full the clients are
+not read, the peers are; the doorbell says when there is room. It looks at no command, and keeps no state that matters:
+sessions and events live in logic.
 
 On `drain()` it stops accepting and reading, sends DRAIN through the replica behind the last command, and when DRAIN
 comes back on `egress` it flushes, tells every client that the replica stops, and `run()` returns 0.
@@ -16,11 +17,11 @@ import socket
 import ssl
 from collections.abc import Callable
 from struct import Struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from attrs import define, field, frozen
 
-from ..shm import Consumer, Counters, Doorbell, Producer
+from ..shm import CALLS, Consumer, Counters, Doorbell, Producer
 from . import slots
 from ._wire import ffi, lib
 from .clock import Clock
@@ -153,15 +154,10 @@ class Gateway:
     _tls_clients: TlsClients | None = field(init=False, default=None)
     _gate: "CData" = field(init=False, repr=False)
     _report: "CData" = field(init=False, repr=False)
-    _ends: tuple[Consumer | Producer, ...] = field(init=False, repr=False)
-    _paused: bool = field(init=False, default=False)
-    _pauses: int = field(init=False, default=0)
-    _turns: int = field(init=False, default=0)
+    _loop: "CData" = field(init=False, repr=False)
     _drain_asked: bool = field(init=False, default=False)
     _drain_sent: bool = field(init=False, default=False)
-    _busy_ns: int = field(init=False, default=0)
     _tick_ns: int = field(init=False, default=0)
-    _accept_ns: int = field(init=False, default=0)
 
     def __attrs_post_init__(self) -> None:
         slot = (self.limits.frame_bytes_max + 7) & ~7
@@ -171,10 +167,12 @@ class Gateway:
             raise MemoryError("no memory for the gateway's tables")
         self._gate = ffi.gc(gate, lib.gate_free)
         self._report = lib.gate_report(self._gate)
-        self._ends = (self.egress, self.send, self.ingress)
+        self._loop = self._new_loop(slot)
+        ends: tuple[Consumer | Producer, ...] = (self.egress, self.send, self.ingress)
         if self.peers is not None:
             assert self.peers.descriptors is self.descriptors
-            self._ends = (*self._ends, *self.peers.ends)
+            ends = (*ends, *self.peers.ends)
+        self.doorbell.watch(ends)
         if self.tls is not None:
             self._tls_clients = TlsClients(self.tls, self.descriptors, self._gate)
         if self.visitors is not None:
@@ -191,9 +189,37 @@ class Gateway:
         host, port = self.listener.getsockname()[:2]
         return host, port
 
+    @property
+    def turns(self) -> int:
+        """How often it looked at everything."""
+        return self._loop.turns
+
+    @property
+    def pauses(self) -> int:
+        """How often `ingress` was full, so that clients were not read."""
+        return self._loop.pauses
+
+    def _new_loop(self, frame_bytes: int) -> "CData":
+        loop = ffi.new("struct loop *")
+        loop.calls = ffi.cast("struct shm_calls *", CALLS)
+        loop.bell = ffi.cast("struct doorbell *", self.doorbell.handle)
+        for name in ("ingress", "egress", "send"):
+            setattr(loop, name, ffi.cast("struct ring_end *", getattr(self, name).handle))
+        if self.peers is not None:
+            loop.bulk = ffi.cast("struct ring_end *", self.peers.bulk_send.handle)
+        if self.counters is not None:
+            words = self.counters.histograms["latency_ns"].words
+            loop.latency_ns = ffi.cast("uint64_t *", words)
+        loop.frame_bytes = frame_bytes
+        loop.claim_bytes_max = min(CLAIM_BYTES_MAX, self.ingress.run_bytes_max)
+        loop.scatter_bytes_max = SCATTER_BYTES_MAX
+        loop.spin_ns = self.spin_ns
+        return loop
+
     def drain(self) -> None:
         """Ask for an orderly end; safe in a signal handler and from another thread."""
         self._drain_asked = True
+        self._loop.leave = 1
 
     def run(self) -> int:
         """Serve until drained."""
@@ -205,24 +231,39 @@ class Gateway:
         return 0
 
     def turn(self, *, reading: bool = True) -> None:
-        """One turn of the loop: wait if there is nothing to do, then do a bounded part of all there is."""
-        self._wait(reading)
-        now_ns = self.clock()
-        moved = self._scatter(self.egress, now_ns) + self._scatter(self.send, now_ns)
-        moved += self._turn_foreign(now_ns)
-        if reading:
-            if (self._report.listening or self._report.visitors) and now_ns >= self._accept_ns:
-                self._accept(now_ns)
-            moved += self._receive(now_ns)
-        if self._report.dirty:
-            lib.gate_flush(self._gate)
-        if self._report.samples:
-            self._record_samples()
-        if moved:
-            self._busy_ns = now_ns
+        """Turns of the loop, until there was something for Python to do, and that."""
+        loop = self._loop
+        loop.reading = reading
+        loop.due_ns = self._tick_ns
+        if self.peers is not None:
+            loop.due_ns = min(self._tick_ns, self.peers.due_ns)
+            loop.watchful = self.peers.is_held_up
+        reasons = lib.loop_run(self._gate, loop)
+        loop.leave = 0
+        if reasons < 0:
+            raise OSError(-reasons, os.strerror(-reasons))
+        if reasons & ~lib.LOOP_FOREIGN:
+            self._heed(reasons, loop.now_ns)
+        self._turn_foreign(loop.now_ns)
+
+    def _heed(self, reasons: int, now_ns: int) -> None:
+        assert not reasons & lib.LOOP_MALFORMED, "logic wrote a slot that is not for the gateway"
+        if reasons & lib.LOOP_BROKEN:
+            self._say_what_broke()
+        if reasons & lib.LOOP_SEND:
+            self._scatter_send(now_ns)
+        if reasons & lib.LOOP_ACCEPT:
+            self._accept(now_ns)
         if now_ns >= self._tick_ns:
             self._tick(now_ns)
-        self._turns += 1
+
+    def _say_what_broke(self) -> NoReturn:
+        """The same calls from Python raise what C could only refuse."""
+        self.egress.peek()
+        self.send.peek()
+        self.ingress.claim(8)
+        self.doorbell.disarm(rung=False)
+        raise AssertionError("a ring refused the gateway, and does so no more")
 
     def close(self) -> None:
         """Close every socket."""
@@ -234,33 +275,9 @@ class Gateway:
         ffi.release(self._gate)
         self.descriptors.close()
 
-    # Waiting
-
-    def _wait(self, reading: bool) -> None:
-        report = self._report
-        work = report.dirty or (
-            reading
-            and (
-                ((report.ready or report.closes) and not self._paused)
-                or ((report.listening or report.visitors) and not self._accept_ns)
-            )
-        )
-        if work or (self.spin_ns and self.clock() - self._busy_ns < self.spin_ns):
-            self._poll(0)
-        elif self.doorbell.arm(self._ends):
-            self._poll(self._park_ms())
-            self.doorbell.disarm()
-        else:
-            self._poll(0)
-
-    def _park_ms(self) -> int:
-        if self.peers is None:
-            return PARK_MS
-        return min(PARK_MS, 1 + self.peers.sleep_ns(self.clock()) // 1_000_000)
-
     def _poll(self, timeout_ms: int) -> None:
         seen = lib.gate_wait(self._gate, timeout_ms)
-        if seen < 0:
+        if seen < 0 and seen != -errno.EINTR:
             raise OSError(-seen, os.strerror(-seen))
 
     def _watch(self, fd: int, role: int) -> None:
@@ -270,12 +287,11 @@ class Gateway:
 
     # Moving bytes
 
-    def _scatter(self, ring: Consumer, now_ns: int) -> int:
-        run = ring.peek(SCATTER_BYTES_MAX)
-        if not run:
-            return 0
-        length = ring.length
-        address = ffi.cast("uint8_t *", ring.address)
+    def _scatter_send(self, now_ns: int) -> None:
+        """What consensus says, some of it to peers."""
+        run = self.send.peek(SCATTER_BYTES_MAX)
+        length = self.send.length
+        address = ffi.cast("uint8_t *", self.send.address)
         at = 0
         while at < length:
             routed = lib.gate_scatter(self._gate, address + at, length - at, now_ns)
@@ -283,8 +299,7 @@ class Gateway:
             at += routed
             if at < length:
                 at += self._pass_to_peers(run[at:])
-        ring.release(length)
-        return length
+        self.send.release(length)
 
     def _pass_to_peers(self, run: memoryview) -> int:
         """The first slot of the run is for them; how long it is."""
@@ -296,7 +311,7 @@ class Gateway:
             self.peers.post(slot)
         return slots.padded(len(slot))
 
-    def _turn_foreign(self, now_ns: int) -> int:
+    def _turn_foreign(self, now_ns: int) -> None:
         """Peers, and clients who speak TLS."""
         moved = 0
         if self.peers is not None:
@@ -305,30 +320,14 @@ class Gateway:
             moved = self.descriptors.turn()
         if self.peers is not None:
             moved += self.peers.turn(now_ns)
-        return moved
-
-    def _receive(self, now_ns: int) -> int:
-        """Split what the ready connections sent into `ingress`; if it is full, leave it with them."""
-        if not self._report.ready and not self._report.closes:
-            return 0
-        minimum = (self.limits.frame_bytes_max + 7) & ~7
-        address, room = self.ingress.claim_upto(
-            minimum, min(CLAIM_BYTES_MAX, self.ingress.run_bytes_max)
-        )
-        if not address:
-            self._pauses += not self._paused
-            self._paused = True
-            return 0
-        self._paused = False
-        length = lib.gate_receive(self._gate, ffi.cast("uint8_t *", address), room, now_ns)
-        self.ingress.commit(length)
-        return length
+        if moved:
+            self._loop.busy_ns = now_ns
 
     def _accept(self, now_ns: int) -> None:
         if self._report.visitors and self.visitors is not None:
             fd = self.visitors[0].fileno()
             accepted = lib.gate_accept_visitors(self._gate, fd, ACCEPTS_PER_TURN, now_ns)
-            self._accept_ns = now_ns + TICK_NS if accepted < 0 else 0
+            self._loop.accept_ns = now_ns + TICK_NS if accepted < 0 else 0
         if self._report.listening:
             self._accept_clients(now_ns)
 
@@ -338,14 +337,14 @@ class Gateway:
             return
         accepted = lib.gate_accept(self._gate, self.listener.fileno(), ACCEPTS_PER_TURN, now_ns)
         # Out of descriptors or memory: who waits in the backlog is asked in again a little later.
-        self._accept_ns = now_ns + TICK_NS if accepted < 0 else 0
+        self._loop.accept_ns = now_ns + TICK_NS if accepted < 0 else 0
 
     def _accept_tls(self, clients: TlsClients, now_ns: int) -> None:
-        self._accept_ns = 0
+        self._loop.accept_ns = 0
         try:
             self._report.listening = clients.accept(self.listener, ACCEPTS_PER_TURN, now_ns)
         except OSError:
-            self._accept_ns = now_ns + TICK_NS
+            self._loop.accept_ns = now_ns + TICK_NS
 
     # Looking after it
 
@@ -363,8 +362,8 @@ class Gateway:
                 counters.counters[name].set(count)
         if self._tls_clients is not None:
             counters.counters["tls_failed"].set(self._tls_clients.failed)
-        counters.counters["pauses"].set(self._pauses)
-        counters.counters["turns"].set(self._turns)
+        counters.counters["pauses"].set(self.pauses)
+        counters.counters["turns"].set(self.turns)
         rings = {"egress": self.egress, "send": self.send}
         if self.peers is not None:
             rings["bulk_send"] = self.peers.bulk_send
@@ -372,14 +371,6 @@ class Gateway:
             word = counters.counters.get(f"{name}_used_bytes")
             if word is not None:
                 word.set(ring.used())
-
-    def _record_samples(self) -> None:
-        report = self._report
-        if self.counters is not None:
-            record = self.counters.histograms["latency_ns"].record
-            for latency_ns in ffi.unpack(report.sample_ns, report.samples):
-                record(latency_ns)
-        report.samples = 0
 
     # Ending
 

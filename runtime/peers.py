@@ -116,7 +116,10 @@ class Peers:
     """(replica, kind): OPEN links, and those that were dialled."""
     _retries: dict[tuple[int, int], Retry] = field(factory=dict[tuple[int, int], Retry], init=False)
     _dirty: set[Link] = field(factory=set[Link], init=False)
+    _paused: set[Link] = field(factory=set[Link], init=False)
     _announced: dict[int, Hello] = field(factory=dict[int, Hello], init=False)
+    _unannounced: bool = field(default=False, init=False)
+    """Consensus may not know of every link as it is."""
     _admission: Admission = field(factory=Admission, init=False)
     _intake: Intake = field(init=False)
     _missed_ns: dict[int, int] = field(factory=dict[int, int], init=False)
@@ -146,23 +149,32 @@ class Peers:
         """Everything that is due, a bounded part at a time; how much was moved. Call `descriptors.turn` before."""
         self._now_ns = now_ns
         moved = self._post_bulk()
-        for link in [*self._links]:
-            if link.paused and self._intake.has_room(link):
-                moved += self._take(link)
-        self._announce()
+        if self._paused:
+            for link in [*self._paused]:
+                if self._intake.has_room(link):
+                    moved += self._take(link)
+        if self._unannounced:
+            self._announce()
         if now_ns >= self._wake_ns:
             self._look_after()
-        for link in [*self._dirty]:
-            self._flush(link)
+        if self._dirty:
+            for link in [*self._dirty]:
+                self._flush(link)
         return moved
 
     def arriving(self, now_ns: int) -> None:
         """The time of the events that `descriptors.turn` is about to bring."""
         self._now_ns = now_ns
 
-    def sleep_ns(self, now_ns: int) -> int:
-        """How long nothing is due, unless a descriptor or a ring has something."""
-        return max(0, self._wake_ns - now_ns)
+    @property
+    def due_ns(self) -> int:
+        """Nothing is due before, unless a descriptor or a ring has something."""
+        return self._wake_ns
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether something here waits for room in a ring, so that `turn` is to be called whenever a ring rings."""
+        return self._unannounced or bool(self._paused)
 
     @property
     def ends(self) -> tuple[Consumer | Producer, ...]:
@@ -312,6 +324,7 @@ class Peers:
                 self._greet(link)
             if link.state is State.OPEN:
                 self._intake.take(link, self._now_ns)
+                (self._paused.add if link.paused else self._paused.discard)(link)
                 self._dirty.add(link)
         except (NotAPeer, raft_messages.Malformed) as error:
             self._end(link, str(error))
@@ -427,6 +440,7 @@ class Peers:
         link.state = State.OPEN
         link.heard_ns = self._now_ns
         self._wake_ns = 0
+        self._unannounced = True
         if link.kind == RAFT_LINK:
             self._reports.good(
                 f"replica {link.peer}",
@@ -465,6 +479,8 @@ class Peers:
         self._retry(link, refused=refused)
         link.state = State.CLOSING
         link.paused = False
+        self._paused.discard(link)
+        self._unannounced = True
         link.input.clear()
         link.since_ns = self._now_ns
         self._dirty.add(link)
@@ -496,6 +512,8 @@ class Peers:
             return
         self._links.remove(link)
         self._dirty.discard(link)
+        self._paused.discard(link)
+        self._unannounced = True
         if self._by_peer.get((link.peer, link.kind)) is link:
             del self._by_peer[link.peer, link.kind]
         self.descriptors.forget(link.fileno())
@@ -565,8 +583,6 @@ class Peers:
             for (replica, kind), link in self._by_peer.items()
             if kind == RAFT_LINK and link.state is State.OPEN and link.hello is not None
         }
-        if up == self._announced:
-            return
         for replica in [*self._announced.keys() - up.keys()]:
             serves = self._announced[replica].serves
             if self.receive.write(slots.pack_link(replica, serves, up=False)):
@@ -576,6 +592,7 @@ class Peers:
                 slots.pack_link(replica, hello.serves, up=True)
             ):
                 self._announced[replica] = hello
+        self._unannounced = up != self._announced
 
     # What is said
 

@@ -95,7 +95,7 @@ int gate_wait(gate *gate, int timeout_ms)
     int count = epoll_wait(gate->epoll, events, EVENTS, timeout_ms);
     gate->report.bell = gate->report.foreign = 0;
     if (count < 0)
-        return errno == EINTR ? 0 : -errno;
+        return -errno;
     for (int i = 0; i < count; i++) {
         uint64_t name = events[i].data.u64;
         if (name == (SPECIAL | GATE_LISTENER))

@@ -4,6 +4,7 @@ It knows nothing of what the bytes mean. The ring is in ring.h, sleeping and wak
 and the figures in histogram.h; each header draws its layout and says what it guarantees.
 """
 
+from .calls import CALLS
 from .counters import Counter, Counters, Histogram, HistogramSnapshot, Schema, Snapshot
 from .doorbell import (
     DOORBELL_BYTES,
@@ -32,6 +33,7 @@ from .ring import CONSUMER_FIGURES, Consumer, Inputs, Producer, format_ring, pad
 from .segment import Segment, leftovers, remove_leftovers
 
 __all__ = [
+    "CALLS",
     "CONSUMER_FIGURES",
     "DOORBELL_BYTES",
     "DOORBELL_COUNTS",

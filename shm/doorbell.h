@@ -77,9 +77,11 @@ int doorbell_watch(struct doorbell *bell, struct ring_end **ends, uint32_t count
 /* Sleeper: look, spin for spin_ns, park until a ring, a signal or timeout_ns (< 0: for ever). */
 int doorbell_wait(struct doorbell *bell, int64_t spin_ns, int64_t timeout_ns);
 
-/* Sleeper with an event loop: 1 = now safe to block in epoll on the eventfd, 0 = look first. */
+/* Sleeper with an event loop: 1 = now safe to block in epoll on the eventfd, 0 = look first. Behind
+ * the block, `rung` says whether the eventfd was readable: only then is it read, so that who is woken
+ * by something else pays no system call for the bell. */
 int doorbell_arm(struct doorbell *bell);
-int doorbell_disarm(struct doorbell *bell);
+int doorbell_disarm(struct doorbell *bell, int rung);
 
 int doorbell_armed(struct doorbell *bell);  /* the flag: is the sleeper asleep, or about to be? */
 void doorbell_read_counts(struct doorbell *bell, struct doorbell_counts *counts);

@@ -122,13 +122,21 @@ class Doorbell:
         assert self.event_fd >= 0, "a semaphore has no file descriptor"
         return self.event_fd
 
+    def watch(self, ends: Ends) -> None:
+        """Look at these ends from now on; for those who arm it from C. The other calls do so themselves."""
+        assert all(end.own_bell is self for end in ends), "these ends ring another bell"
+        handles = ffi.new("struct ring_end *[]", [end.handle for end in ends])
+        if lib.doorbell_watch(self.handle, handles, len(ends)) < 0:
+            _fail(lib.DOORBELL_FAILED)
+        self._ends = ends if isinstance(ends, tuple) else None
+
     def wait(self, ends: Ends, spin_ns: int, timeout_ns: int) -> Reason:
         """Sleep until an end is ready: bytes to read, or space for what a producer was refused.
 
         Pass the same tuple each time: another one costs a copy. timeout_ns < 0 waits for ever.
         """
         if ends is not self._ends:
-            self._watch(ends)
+            self.watch(ends)
         answer = lib.doorbell_wait(self.handle, spin_ns, timeout_ns)
         if answer < 0:
             _fail(answer)
@@ -137,15 +145,15 @@ class Doorbell:
     def arm(self, ends: Ends) -> bool:
         """Say that we are about to block on fileno(); False if there is something to do first."""
         if ends is not self._ends:
-            self._watch(ends)
+            self.watch(ends)
         answer = lib.doorbell_arm(self.handle)
         if answer < 0:
             _fail(answer)
         return answer == 1
 
-    def disarm(self) -> None:
-        """Say that we are awake, and empty the eventfd. Look at the ends after this, not before."""
-        answer = lib.doorbell_disarm(self.handle)
+    def disarm(self, *, rung: bool) -> None:
+        """Say that we are awake, and empty the eventfd if it was `rung`: found to be readable. Look at the ends after this."""
+        answer = lib.doorbell_disarm(self.handle, rung)
         if answer < 0:
             _fail(answer)
 
@@ -187,13 +195,6 @@ class Doorbell:
         if self._recorded is not None:
             ffi.release(self._recorded[0])
             self._recorded = None
-
-    def _watch(self, ends: Ends) -> None:
-        assert all(end.own_bell is self for end in ends), "these ends ring another bell"
-        handles = ffi.new("struct ring_end *[]", [end.handle for end in ends])
-        if lib.doorbell_watch(self.handle, handles, len(ends)) < 0:
-            _fail(lib.DOORBELL_FAILED)
-        self._ends = ends if isinstance(ends, tuple) else None
 
 
 Ends: TypeAlias = Sequence["Consumer | Producer"]

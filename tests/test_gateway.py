@@ -190,13 +190,13 @@ def test_a_replica_that_stands_still_stops_the_clients_and_not_the_gateway() -> 
         with pytest.raises(TimeoutError):
             while sent < 1 << 30:
                 sent += client.send(frame[sent % len(frame) :])
-        until(lambda: served.gateway._pauses, "the gateway stops reading")
-        turns = served.gateway._turns
+        until(lambda: served.gateway.pauses, "the gateway stops reading")
+        turns = served.gateway.turns
         served.frozen.clear()
         client.settimeout(30)
         replies = sent // len(frame)
         assert len(receive(client, 48 * replies)) == 48 * replies
-        assert served.gateway._turns > turns
+        assert served.gateway.turns > turns
 
 
 def test_a_slow_reader_is_closed_with_the_reason_and_others_go_on() -> None:

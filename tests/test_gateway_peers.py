@@ -181,7 +181,7 @@ def test_a_full_ingress_stops_clients_and_no_peer() -> None:
         client.setblocking(False)
         flood = request(3, session_id(1), 1, b"k", b"x" * 4000) * 250
         sent = 0
-        while not one.gateway._pauses:
+        while not one.gateway.pauses:
             try:
                 sent += client.send(flood[sent % len(flood) :])
             except BlockingIOError:

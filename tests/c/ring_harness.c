@@ -186,7 +186,7 @@ static void wait_for_rings(struct doorbell *bell, int event_fd) {
     struct pollfd readable = {.fd = event_fd, .events = POLLIN};
     if (doorbell_arm(bell)) {
         if (poll(&readable, 1, -1) != 1) fail("poll");
-        if (doorbell_disarm(bell)) fail("disarm");
+        if (doorbell_disarm(bell, 1)) fail("disarm");
     }
 }
 
