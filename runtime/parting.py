@@ -15,8 +15,9 @@ from ..raft import Raft
 from .digests import OrdinalDigests
 from .divergence import Place, Verdict
 
-PATIENCE_TICKS = 50
-ASK_AGAIN_TICKS = 10
+PATIENCE_TICKS = 300
+ASK_AGAIN_TICKS = 50
+"""Logic answers behind all that it was given: under full load that takes a while."""
 ORDINALS_MAX = 65_536
 """No entry has as many."""
 _VALUE = Struct("<I")
