@@ -9,6 +9,7 @@ build: $(VENV)/.built
 
 $(VENV)/.built: pyproject.toml shm/glue.py $(wildcard shm/*.[ch] runtime/*.[ch] actors/*.[ch])
 	@command -v cc >/dev/null || { echo "leftfold needs a C compiler: apt install gcc (or clang)." >&2; exit 1; }
+	@echo "Building in $(VENV), which takes a minute or so."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@PYTHONWARNINGS=ignore flock $(VENV)/.lock $(BIN)/pip install --quiet --disable-pip-version-check 'pip>=25.1'
 	@PYTHONWARNINGS=ignore flock $(VENV)/.lock $(BIN)/pip install --quiet --disable-pip-version-check --editable . --group dev

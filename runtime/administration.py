@@ -94,7 +94,8 @@ class Administration:
         try:
             change = self._change(operation, asked)
         except (OperatorError, ValueError, TypeError, KeyError) as error:
-            self._refuse(control, f"That is no change of the members: {error}.")
+            why = str(error).removesuffix(".")
+            self._refuse(control, f"That is no change of the members: {why}.")
             return
         index = self.raft.change(change)
         if isinstance(index, Refused):

@@ -32,6 +32,11 @@ def listen(host: str, port: int, option: str = "--port") -> socket.socket:
     return listener
 
 
+def require_address(host: str, port: int, option: str = "--port") -> None:
+    """Raise OperatorError unless this address can be listened on."""
+    _bound(host, port, option).close()
+
+
 def require_addresses(config: ReplicaConfig, peers: Iterable[str] = ()) -> None:
     """Raise OperatorError unless the replica can listen where it is told to; `peers` as in require_certificates."""
     wanted = [(config.host, config.port, "--port")]
@@ -41,7 +46,7 @@ def require_addresses(config: ReplicaConfig, peers: Iterable[str] = ()) -> None:
         _, (host, port) = numeric_address(config.peer_address)
         wanted.append((host, port, "--peer-address"))
     for host, port, option in wanted:
-        _bound(host, port, option).close()
+        require_address(host, port, option)
     files = require_certificates(config, peers)
     if files is not None:
         from .tls import client_context

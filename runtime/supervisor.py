@@ -492,7 +492,9 @@ def read_status(directory: Path) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads((directory / "replica.json").read_text())
     except FileNotFoundError:
-        raise OperatorError(f"{directory} holds no replica: nothing was started there.") from None
+        below = sorted(str(path.parent) for path in directory.glob("*/replica.json"))
+        where = f"name one of {', '.join(below)}" if below else "nothing was started there"
+        raise OperatorError(f"{directory} holds no replica: {where}.") from None
     except (OSError, ValueError) as error:
         raise OperatorError(f"Cannot read {directory}/replica.json: {error}.") from None
     return record

@@ -37,6 +37,8 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
     assert code == 0
     assert f"leftfold {name}" in shown
     assert any(heading in shown for heading in ("Arguments", "Parameters", "Commands"))
+    for nothing in ('""', "()", "False", "None"):
+        assert f"[default: {nothing}]" not in shown
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,6 +58,27 @@ def test_a_misspelt_command_is_answered_with_the_right_one() -> None:
     assert ended.stdout == ""
     assert "replay" in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run"], "parameter APP requires an argument. See `leftfold run --help`."),
+        (
+            ["schema", "check", "a:b", "c", "d"],
+            "leftfold schema check takes fewer arguments: 'c' is one too many. See `leftfold schema check --help`.",
+        ),
+    ],
+)
+def test_too_few_and_too_many_arguments_are_one_sentence(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(arguments) == cli.EXIT_USAGE
+
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.endswith(f"{said}\n")
+    assert shown.err.count("\n") == 1
 
 
 def test_a_misspelt_option_is_answered_with_the_right_one() -> None:

@@ -94,6 +94,16 @@ def test_from_to_and_type_choose_lines(
     assert numbered == ["PayIn"]
 
 
+def test_a_range_that_holds_nothing_is_a_sentence(
+    written: WrittenLog, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for first, last in (("4", "3"), ("4", "3.1"), ("3.1", "3.0")):
+        assert call(["log", str(written.directory), "--from", first, "--to", last]) == 1
+        assert f"--from {first} lies behind --to {last}" in capsys.readouterr().err
+    assert call(["log", str(written.directory), "--from", "3.1", "--to", "3"]) == 0
+    assert [line["ordinal"] for line in lines(capsys)] == [1]
+
+
 def test_a_misspelt_type_is_answered_with_the_right_one(
     written: WrittenLog, capsys: pytest.CaptureFixture[str]
 ) -> None:

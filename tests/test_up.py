@@ -17,8 +17,10 @@ import pytest
 from replica import DEADLINE_S, leavings, wait_until
 
 from leftfold.tools.cli import call
-from leftfold.tools.cluster import Layout, pids_of
+from leftfold.tools.cluster import Layout, free_ports, pids_of
 from leftfold.tools.up import state
+
+LEDGER = "leftfold.actors.ledger:app"
 
 pytestmark = pytest.mark.xdist_group("serial")
 
@@ -35,7 +37,7 @@ class Up:
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-P", "-m", "leftfold.tools.cli", "up"),
-                *("leftfold.actors.ledger:app", "--dir", str(directory), "--port", "0"),
+                *(LEDGER, "--dir", str(directory), "--port", "0"),
                 *("--json", "--restart-s", "0.2", "--raft-trace"),
             ],
             stdout=subprocess.PIPE,
@@ -99,7 +101,9 @@ def leftfold(*arguments: str) -> str:
     return ended.stdout
 
 
-def test_a_cluster_in_one_command_and_everything_one_can_do_to_it(tmp_path: Path) -> None:
+def test_a_cluster_in_one_command_and_everything_one_can_do_to_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     directory = tmp_path / "cluster"
     with up(directory) as running:
         first = running.all_follow()
@@ -107,6 +111,11 @@ def test_a_cluster_in_one_command_and_everything_one_can_do_to_it(tmp_path: Path
         listed = json.loads(leftfold("members", *where, "--json"))
         assert [one["kind"] for one in listed["members"]] == ["voter"] * 3
         assert listed["leader"] == first["leader"]
+
+        assert call(["up", LEDGER, "--dir", str(directory)]) == 1
+        assert "runs already, with replica 1, 2, 3" in capsys.readouterr().err
+        assert call(["status", str(directory)]) == 1
+        assert f"name one of {directory}/replica-1, " in capsys.readouterr().err
 
         heir = next(one["id"] for one in first["replicas"] if one["id"] != first["leader"])
         assert f"Replica {heir} leads" in leftfold("transfer", str(heir), *where)
@@ -137,6 +146,20 @@ def test_a_cluster_in_one_command_and_everything_one_can_do_to_it(tmp_path: Path
 
     with up(directory) as again:
         assert again.all_follow()["commit"] >= after["commit"]
+        again.process.terminate()
+        assert again.process.wait(DEADLINE_S) == 0
+        assert not any(pids_of(place) for place in layout.places.values())
+
+
+def test_a_new_cluster_on_a_port_in_use_is_a_sentence_and_nothing_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (port,) = free_ports("127.0.0.3", 1)
+    with socket.create_server(("127.0.0.3", port)):
+        assert call(["up", LEDGER, "--dir", str(tmp_path / "new"), "--port", str(port)]) == 1
+
+    assert f"Port {port} on 127.0.0.3 is in use" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_replica_joins_a_running_cluster_with_one_command(

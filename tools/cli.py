@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 from ..runtime.errors import OperatorError
 
@@ -46,12 +46,18 @@ COMMANDS = (
     ("doctor", "Check whether this machine can run a replica well."),
 )
 
+
+def _worth_showing(default: object) -> str | None:
+    """An option that is off, empty or nothing by default says so by not being given."""
+    return str(default) if default else None
+
+
 cli = App(
     name="leftfold",
     help="Replicated domain actors: plain Python folded over a durable log.",
     version=lambda: version("leftfold"),
-    help_format="plaintext",
-    default_parameter=Parameter(negative=()),
+    help_format="markdown",
+    default_parameter=Parameter(negative=(), show_default=_worth_showing),
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
@@ -82,7 +88,7 @@ def _code_of(arguments: Sequence[str]) -> int:
     try:
         outcome = cli(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        return _complain(f"{_sentence(error)} See `leftfold --help`.", EXIT_USAGE)
+        return _complain(_sentence(error), EXIT_USAGE)
     except OperatorError as error:
         return _complain(str(error), EXIT_OPERATOR)
     except KeyboardInterrupt:
@@ -96,8 +102,12 @@ def _complain(sentence: str, code: int) -> int:
 
 
 def _sentence(error: CycloptsError) -> str:
-    """Cyclopts' message as plain text, one line."""
-    return " ".join(str(error).split())
+    """Cyclopts' message as plain text, one line, and where more is said."""
+    command = " ".join(("leftfold", *(error.command_chain or ())))
+    said = " ".join(str(error).split())
+    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+        said = f"{command} takes fewer arguments: {error.unused_tokens[0]!r} is one too many."
+    return f"{said} See `{command} --help`."
 
 
 def _close_stdout() -> None:

@@ -27,7 +27,9 @@ from attrs import define, field, frozen
 
 from ..actors.limits import Limits
 from ..runtime.errors import OperatorError
+from ..runtime.hosts import numeric_address
 from ..runtime.identity import member_identity, open_identity
+from ..runtime.listening import require_address
 from ..runtime.supervisor import read_status
 from ..shm import Counters, ShmError
 from .status import is_leftfold
@@ -110,10 +112,12 @@ class Layout:
             raise OperatorError(
                 f"{directory} is no cluster, and not empty: choose another directory with --dir."
             )
-        directory.mkdir(parents=True, exist_ok=True)
         layout = cls(directory, app, os.urandom(16), {})
         for id in range(1, count + 1):
-            layout.add(id, port)
+            place = layout.add(id, port)
+            for address in (f"{place.host}:{place.port}", place.peer_address):
+                require_address(*numeric_address(address)[1])
+        directory.mkdir(parents=True, exist_ok=True)
         founders = {id: place.peer_address for id, place in layout.places.items()}
         for id, place in layout.places.items():
             identity = member_identity(

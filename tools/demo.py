@@ -31,6 +31,7 @@ from .paper import paper
 from .ranges import SEED_MAX, between
 from .scratch import scratch
 from .tally import Tally, tally
+from .terminated import terminated_like_interrupted
 from .traffic import PIPELINE, SESSIONS, Order, Sent, books, digest, send
 
 APP = "leftfold.actors.exchange:app"
@@ -66,7 +67,10 @@ def demo(
     flow = [to_command(action) for action in _actions(file, orders, seed)]
     if not flow:
         raise OperatorError(f"There are no orders in {source}: choose another file.")
-    with scratch("leftfold-demo") if keep is None else _kept(keep) as directory:
+    with (
+        terminated_like_interrupted(),
+        scratch("leftfold-demo") if keep is None else _kept(keep) as directory,
+    ):
         if replicas > 1:
             return demo_cluster(flow, source, directory / "cluster")
         child = Child(APP, directory / "exchange")

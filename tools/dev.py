@@ -9,15 +9,13 @@ The sources are the Python files under the current directory; what is installed 
 watched.
 """
 
-import contextlib
 import importlib.util
 import json as json_module
 import os
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Generator, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,6 +32,7 @@ from .outputs import said, said_command
 from .paper import paper
 from .ranges import Port, between
 from .scratch import scratch
+from .terminated import terminated_like_interrupted
 
 LEFT_OUT = (".git", ".venv", "venv", "node_modules", "__pycache__", "build", "dist")
 SOURCES_MAX = 5_000
@@ -73,7 +72,7 @@ def dev(
     _check_sources(app, root)
     session = Session(app, directory.resolve(), root, ["--host", host, "--port", str(port)], last)
     with (
-        _terminated_like_interrupted(),
+        terminated_like_interrupted(),
         scratch("leftfold-dev") as kept,
     ):
         session.kept = kept
@@ -117,21 +116,6 @@ def _check_sources(app: str, root: Path) -> None:
             f"`leftfold dev` watches {root}, and module {module} lies in {found.origin}: go there, "
             "or use `leftfold run`."
         )
-
-
-@contextlib.contextmanager
-def _terminated_like_interrupted() -> Generator[None]:
-    """SIGTERM ends dev as Ctrl-C does, so that the replica is ended with it."""
-
-    def interrupt(number: int, frame: object) -> None:
-        del number, frame
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @frozen

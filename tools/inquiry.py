@@ -108,7 +108,7 @@ class Inquiry:
                     return answer
                 case frames.Refused() as refused:
                     why = REFUSALS.get(refused.reason, f"it refuses ({refused.reason})")
-                    hint = f" ({refused.hint})" if refused.hint else ""
+                    hint = f"; ask {refused.hint}, with --address" if refused.hint else ""
                     raise OperatorError(f"The replica at {self._name} cannot say: {why}{hint}.")
                 case frames.Error() as error:
                     raise OperatorError(f"The replica at {self._name} hangs up: {error.text}.")

@@ -7,6 +7,7 @@ where it can be imported, commands are decoded; otherwise they are numbers and h
 import difflib
 import sys
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 from typing import Annotated
 
@@ -54,6 +55,12 @@ def log(
     wanted = _type_filter(type, decoder)
     first, first_ordinal = parse_place(from_) if from_ else (history.first, None)
     last, last_ordinal = parse_place(to) if to else (history.last, None)
+    if (
+        from_
+        and to
+        and (first, first_ordinal or 0) > (last, inf if last_ordinal is None else last_ordinal)
+    ):
+        raise OperatorError(f"--from {from_} lies behind --to {to}: nothing is between them.")
     encode = msgspec.json.Encoder().encode
     output = sys.stdout.buffer
     for entry, body in history.entries(first, last):

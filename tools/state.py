@@ -125,7 +125,9 @@ def _missing(machine: Machine, actor: ActorType, key: Key, at: str | None) -> st
     if isinstance(key, str):
         keys = [encoded.decode() for encoded in islice(instances, KEYS_COMPARED_MAX)]
         close = difflib.get_close_matches(key, keys, 1)
-    remedy = f"did you mean {close[0]!r}?" if close else f"there are {len(instances)} others."
+    count = len(instances)
+    others = "there is 1 other." if count == 1 else f"there are {count} others."
+    remedy = f"did you mean {close[0]!r}?" if close else others
     return f"No command has reached {actor.name} {key!r} {where}: {remedy}"
 
 

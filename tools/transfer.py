@@ -23,7 +23,7 @@ def transfer(
     Parameters
     ----------
     to
-        The replica's id.
+        The replica's id; default: the one that has the most of the log.
     directory
         The cluster's directory.
     address

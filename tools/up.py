@@ -33,6 +33,7 @@ from .cluster import (
 )
 from .paper import paper
 from .ranges import Seconds, between
+from .terminated import terminated_like_interrupted
 
 SHOW_S = 0.25
 LINES_SHOWN = 8
@@ -76,6 +77,12 @@ def up(
     load_app(app)
     if (directory / CLUSTER_NAME).exists():
         layout = Layout.load(directory)
+        running = [str(id) for id, place in layout.places.items() if pids_of(place)]
+        if running:
+            raise OperatorError(
+                f"The cluster in {directory} runs already, with replica {', '.join(running)}: look at it with "
+                f"`leftfold members --dir {directory}`, or stop it first."
+            )
         if layout.app != app:
             raise OperatorError(
                 f"{directory} holds a cluster of {layout.app}, not of {app}: name its own app, or another directory."
@@ -85,9 +92,8 @@ def up(
     arguments = ("--accept-build",) if accept_build else ()
     if raft_trace:
         arguments += ("--raft-trace", "raft-trace.jsonl")
-    with (directory / "output.txt").open("ab") as errors:
-        running = Running(Members(layout, arguments, errors), restart_s, as_json=json)
-        return running.run()
+    with (directory / "output.txt").open("ab") as errors, terminated_like_interrupted():
+        return Running(Members(layout, arguments, errors), restart_s, as_json=json).run()
 
 
 @define(eq=False)
