@@ -68,12 +68,13 @@ from .messages import (
 )
 from .observer import Happening, Observation, Observer
 from .progress import Progress, ProgressState
-from .ready import Fetch, FetchChunk, Persist, Read, Ready, Restart, SnapshotChunk
+from .ready import NOTHING, Fetch, FetchChunk, Persist, Read, Ready, Restart, SnapshotChunk
 from .role import Role
 from .transfer import Stored
 
 __all__ = [
     "CONFIGURATION",
+    "NOTHING",
     "OWN_DISK_TIMEOUTS",
     "TERM_START",
     "AppendEntries",

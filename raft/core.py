@@ -78,7 +78,7 @@ from .observer import Happening, Observation, Observer
 from .progress import Progress, ProgressState
 from .quorum import Quorum, agreed, lost, won
 from .ready import NOTHING, Fetch, FetchChunk, Persist, Read, Ready, Restart, SnapshotChunk
-from .role import Role
+from .role import CANDIDATE, FOLLOWER, LEADER, PRE_CANDIDATE
 from .transfer import Incoming, Stored, checksum
 
 OWN_DISK_TIMEOUTS = 4
@@ -160,7 +160,7 @@ class Raft:
         _check_recovered(hard_state, log, applied, damage)
         self.config = config
         self.log = log
-        self.role = Role.FOLLOWER
+        self.role = FOLLOWER
         # A write that tore may have left entries of a term and not that term's hard state. What
         # the hard state would have said was promised to nobody, so the vote is free.
         last_term = log.last_term if damage is None else max(log.last_term, damage.last_term)
@@ -297,17 +297,17 @@ class Raft:
     def tick(self) -> None:
         """A fixed amount of time has passed."""
         self._touched = True
-        if self.role is Role.LEADER:
+        if self.role is LEADER:
             self._tick_leader()
             return
         if not self._is_elector and not self._may_campaign():
             self._election_elapsed += 1  # For how long a leader counts as heard.
             return
         if self._is_alone:
-            if self.role is Role.FOLLOWER:
+            if self.role is FOLLOWER:
                 self._campaign()
             return
-        if self.role is Role.CANDIDATE and self._durable_hard_state.term < self.term:
+        if self.role is CANDIDATE and self._durable_hard_state.term < self.term:
             # Our own disk is what this election waits for; a further term would not help.
             return
         self._election_elapsed += 1
@@ -355,7 +355,7 @@ class Raft:
         No limit applies: without this entry nothing of earlier terms commits (§5.4.2). What the
         body says is the shell's own affair.
         """
-        assert self.role is Role.LEADER and not self._term_start_index
+        assert self.role is LEADER and not self._term_start_index
         self._term_start_index = self._append_own(TERM_START, body, time_ns)
         return self._term_start_index
 
@@ -379,7 +379,7 @@ class Raft:
     def refusal(self, size: int = 0) -> Refused | None:
         """Why `propose` refuses a body of `size` bytes now, or None if it does not."""
         config = self.config
-        if self.role is not Role.LEADER:
+        if self.role is not LEADER:
             leader = f"replica {self.leader_id} leads" if self.leader_id else "no leader is known"
             return Refused(f"Replica {self.id} does not lead; {leader}.")
         if not self._term_start_index:
@@ -398,7 +398,7 @@ class Raft:
 
         It is done when `membership` is as asked for and `membership_index` is committed.
         """
-        if self.role is not Role.LEADER or not self._term_start_index or self._transfer_target:
+        if self.role is not LEADER or not self._term_start_index or self._transfer_target:
             refusal = self.refusal()
             assert refusal is not None
             return refusal
@@ -480,9 +480,9 @@ class Raft:
             self._observe(Happening.DURABLE)
         if self._damage is not None:
             self._look_whether_repaired(self._damage)
-        if self.role is Role.CANDIDATE and self._durable_hard_state.term == self.term:
+        if self.role is CANDIDATE and self._durable_hard_state.term == self.term:
             self._count_vote(self.id, granted=True)
-        elif self.role is Role.LEADER:
+        elif self.role is LEADER:
             self._advance_commit()
 
     def applied(self, index: int) -> None:
@@ -551,9 +551,9 @@ class Raft:
         incoming, self._incoming = self._incoming, None
         index, term = received.index, received.term
         self._touched = True
-        if index <= self.commit or self.role is Role.LEADER:
+        if index <= self.commit or self.role is LEADER:
             return False
-        if self.role is not Role.FOLLOWER:
+        if self.role is not FOLLOWER:
             self._become_follower(self.term, 0)
         # §7: "If instead the snapshot describes a prefix of its log, then log entries covered by
         # the snapshot are deleted but entries following the snapshot are still valid".
@@ -578,25 +578,29 @@ class Raft:
         """Everything to be done now, handed out once. See ready.py."""
         if not self._touched:
             return NOTHING
-        if self.role is Role.LEADER and self._unsettled:
+        leads = self.role is LEADER
+        if leads and self._unsettled:
             self._settle_membership()
+            leads = self.role is LEADER
         # First: what is in memory no more decides what is sent below, and on which flow.
-        self.log.drop_bodies_over(self.config.recent_bytes_max, self._durable_last + 1)
-        if self.role is Role.LEADER:
-            self._start_round()
+        if self.log.recent_bytes > self.config.recent_bytes_max:
+            self.log.drop_bodies_over(self.config.recent_bytes_max, self._durable_last + 1)
+        if leads:
+            if self._reads:
+                self._start_round()
             for peer, progress in self._peers.items():
                 self._replicate(peer, progress)
-            self._hand_over()
+            if self._transfer_target:
+                self._hand_over()
         persist = self._take_persist()
         apply = self._take_apply()
         released = self._take_released() if self._send_waiting else ()
         reads = self._take_reads() if self._reads else ()
         shown = (self.role, self.term, self.leader_id)
         role_changed = shown != self._shown
-        term_to_start = self.role is Role.LEADER and not self._term_start_index
+        term_to_start = leads and not self._term_start_index
         self._touched = term_to_start
-        restore, self._restore = self._restore, None
-        repaired, self._repaired = self._repaired, False
+        restore, repaired = self._restore, self._repaired
         other_membership = self.membership is not self._shown_membership
         if not (
             persist
@@ -614,19 +618,20 @@ class Raft:
         ):
             return NOTHING
         ready = Ready(
-            send_now=tuple(self._send_now),
-            persist=persist,
-            send_after_persist=released,
-            apply=apply,
-            reads=reads,
-            fetch=tuple(self._fetch),
-            role_changed=role_changed,
-            term_to_start=term_to_start,
-            restore=restore,
-            fetch_chunks=tuple(self._fetch_chunks),
-            membership=self.membership if other_membership else None,
-            repaired=repaired,
+            tuple(self._send_now),
+            persist,
+            released,
+            apply,
+            reads,
+            tuple(self._fetch),
+            role_changed,
+            term_to_start,
+            restore,
+            tuple(self._fetch_chunks),
+            self.membership if other_membership else None,
+            repaired,
         )
+        self._restore, self._repaired = None, False
         self._shown = shown
         self._shown_membership = self.membership
         self._send_now.clear()
@@ -644,37 +649,41 @@ class Raft:
         return tuple(released)
 
     def _take_persist(self) -> Persist | None:
-        first = self._given_last + 1
-        entries = self.log.entries(first, self.log.last) if first <= self.log.last else ()
-        assert entries is not None, "what is not durable stays in memory"
+        first, last = self._given_last + 1, self.log.last
         if (
-            not entries
+            first > last
             and self._truncate_from is None
             and not self._hard_state_changed()
             and self._restart is None
             and not self._chunks
         ):
             return None  # A higher commit index alone is no reason to write.
+        entries = self.log.entries(first, last) if first <= last else ()
+        assert entries is not None, "what is not durable stays in memory"
         # I6: the commit that goes to disk never passes what is on that disk already.
-        hard_state = HardState(self.term, self.voted_for, min(self.commit, self._durable_last))
+        commit = min(self.commit, self._durable_last)
+        hard_state = self._given_hard_state
+        changed = commit != hard_state.commit or self._hard_state_changed()
+        if changed:
+            hard_state = HardState(self.term, self.voted_for, commit)
         self._sequence += 1
         persist = Persist(
             self._sequence,
-            hard_state if hard_state != self._given_hard_state else None,
+            hard_state if changed else None,
             self._truncate_from,
             entries,
             self._restart,
             tuple(self._chunks),
         )
         self._given_hard_state = hard_state
-        self._given_last = self.log.last
+        self._given_last = last
         self._truncate_from = None
         self._restart = None
         chunk_bytes = 0
         if self._chunks:
             chunk_bytes = sum(len(chunk.chunk) for chunk in self._chunks)
             self._chunks.clear()
-        self._writes.append(_Write(self._sequence, hard_state, self.log.last, chunk_bytes))
+        self._writes.append(_Write(self._sequence, hard_state, last, chunk_bytes))
         return persist
 
     def _take_apply(self) -> tuple[int, int] | None:
@@ -704,7 +713,7 @@ class Raft:
 
     def _hard_state_changed(self) -> bool:
         given = self._given_hard_state
-        return (given.term, given.voted_for) != (self.term, self.voted_for)
+        return given.term != self.term or given.voted_for != self.voted_for
 
     def _send(self, message: Message, *, promises: bool = False) -> None:
         """Queue a message: for now, or for when all that this replica knows is durable."""
@@ -727,7 +736,7 @@ class Raft:
         its term may since have removed entries that its request for votes boasts of.
         """
         if isinstance(message, RequestVote) and not message.pre_vote:
-            return message.term == self.term and self.role is Role.CANDIDATE
+            return message.term == self.term and self.role is CANDIDATE
         return message.term >= self.term
 
     # Terms and roles.
@@ -767,11 +776,11 @@ class Raft:
 
     def _become_follower(self, term: int, leader_id: int) -> None:
         assert term >= self.term
-        news = term > self.term or self.role is not Role.FOLLOWER
+        news = term > self.term or self.role is not FOLLOWER
         if term > self.term:
             self.term = term
             self.voted_for = 0
-        self.role = Role.FOLLOWER
+        self.role = FOLLOWER
         self.leader_id = leader_id
         self._reset_timers()
         self._peers.clear()
@@ -785,7 +794,7 @@ class Raft:
 
     def _pre_campaign(self) -> None:
         """§9.6 of the thesis: ask first, so that a replica that cannot win disturbs nobody."""
-        self.role = Role.PRE_CANDIDATE
+        self.role = PRE_CANDIDATE
         self.leader_id = 0
         self._reset_timers()
         self._votes = {}
@@ -801,7 +810,7 @@ class Raft:
 
     def _campaign(self, *, transfer: bool = False) -> None:
         """§5.2: increment the term, vote for oneself, ask all others."""
-        self.role = Role.CANDIDATE
+        self.role = CANDIDATE
         self.leader_id = 0
         self.term += 1
         self.voted_for = self.id
@@ -826,7 +835,7 @@ class Raft:
     def _count_vote(self, voter: int, *, granted: bool) -> None:
         self._votes.setdefault(voter, granted)
         if won(self._quorum, {v for v, yes in self._votes.items() if yes}):
-            if self.role is Role.PRE_CANDIDATE:
+            if self.role is PRE_CANDIDATE:
                 self._campaign()
             else:
                 self._become_leader()
@@ -834,8 +843,8 @@ class Raft:
             self._become_follower(self.term, 0)
 
     def _become_leader(self) -> None:
-        assert self.role is Role.CANDIDATE and self._durable_hard_state.term == self.term
-        self.role = Role.LEADER
+        assert self.role is CANDIDATE and self._durable_hard_state.term == self.term
+        self.role = LEADER
         self.leader_id = self.id
         self._reset_timers()
         self._round = self._awaited = 0
@@ -880,7 +889,7 @@ class Raft:
         self._send(reply, promises=granted and not message.pre_vote)
 
     def _on_request_vote_reply(self, message: RequestVoteReply) -> None:
-        asked = Role.PRE_CANDIDATE if message.pre_vote else Role.CANDIDATE
+        asked = PRE_CANDIDATE if message.pre_vote else CANDIDATE
         if self.role is asked:
             if message.granted and message.pre_vote and message.term != self.term + 1:
                 return  # Granted for an earlier campaign.
@@ -888,7 +897,7 @@ class Raft:
 
     def _on_timeout_now(self, message: TimeoutNow) -> None:
         """The leader hands over: campaign at once, and say that it is with its consent."""
-        asked = self.role is Role.FOLLOWER and self.leader_id == message.source
+        asked = self.role is FOLLOWER and self.leader_id == message.source
         if asked and self._may_campaign():
             self._campaign(transfer=True)
 
@@ -896,11 +905,11 @@ class Raft:
 
     def _follow(self, message: AppendEntries | Heartbeat | InstallSnapshot) -> None:
         """A message of this term's leader: follow it (§5.2)."""
-        if self.role is Role.LEADER or self.leader_id not in (0, message.source):
+        if self.role is LEADER or self.leader_id not in (0, message.source):
             raise ProtocolViolation(
                 f"Term {self.term} has two leaders, {self.leader_id} and {message.source}."
             )
-        if self.role is not Role.FOLLOWER:
+        if self.role is not FOLLOWER:
             self._become_follower(self.term, message.source)
         self.leader_id = message.source
         self._election_elapsed = 0
@@ -1141,7 +1150,7 @@ class Raft:
         self._unsettled = bool(
             membership.outgoing or membership.joining or self.id not in membership.voters
         )
-        if self.role is Role.LEADER:
+        if self.role is LEADER:
             self._meet_peers()
         if membership is not before and self._observer is not None:
             self._observe(Happening.MEMBERSHIP, first=self.membership_index)

@@ -98,6 +98,8 @@ class Log:
         assert self.first <= first and last <= self.last, (first, last)
         if first < self._recent_first:
             return None
+        if first == last:  # As when one client waits for each answer.
+            return (self._recent[first],)
         return tuple([self._recent[index] for index in range(first, last + 1)])
 
     def entries_upto(self, first: int, bytes_max: int) -> tuple[Entry, ...] | None:
@@ -123,14 +125,15 @@ class Log:
     def append(self, entries: Iterable[Entry]) -> None:
         """Add entries at the end."""
         for entry in entries:
-            assert entry.index == self.last + 1, (entry.index, self.last)
-            assert entry.term >= self.last_term, (entry.term, self.last_term)
-            if entry.term != self.last_term:
-                self._starts.append(entry.index)
-                self._terms.append(entry.term)
-            self._recent[entry.index] = entry
+            index, term, last_term = entry.index, entry.term, self.last_term
+            assert index == self.last + 1, (index, self.last)
+            assert term >= last_term, (term, last_term)
+            if term != last_term:
+                self._starts.append(index)
+                self._terms.append(term)
+            self._recent[index] = entry
             self.recent_bytes += len(entry.body)
-            self.last = entry.index
+            self.last = index
             self.last_time_ns = entry.time_ns
 
     def truncate(self, first: int) -> None:

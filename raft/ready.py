@@ -53,7 +53,7 @@ those, with `Damage`. The journal keeps a durable note of the damage, and gives 
 start, until `Ready.repaired`.
 """
 
-from attrs import frozen
+from attrs import define, frozen
 
 from .membership import Membership
 from .messages import Entry, HardState, Message
@@ -84,7 +84,7 @@ class Restart:
     keep_suffix: bool
 
 
-@frozen
+@define
 class Persist:
     """One write for the journal: chunks, hard state, truncation, restart, entries, then a sync.
 
@@ -143,9 +143,12 @@ class FetchChunk:
     bytes_max: int
 
 
-@frozen
+@define
 class Ready:
-    """See the head of this file. NOTHING, the only empty one that `ready()` gives, is false."""
+    """See the head of this file. NOTHING, the only empty one that `ready()` gives, is false.
+
+    One is made for each batch, twice. So it is not frozen, which costs 1.5 µs; nobody changes it.
+    """
 
     send_now: tuple[Message, ...] = ()
     persist: Persist | None = None

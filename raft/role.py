@@ -17,3 +17,7 @@ class Role(Enum):
     PRE_CANDIDATE = "pre-candidate"
     CANDIDATE = "candidate"
     LEADER = "leader"
+
+
+FOLLOWER, PRE_CANDIDATE, CANDIDATE, LEADER = Role
+"""The same by themselves: a member of an Enum that is looked up in its class costs a tenth of a microsecond."""

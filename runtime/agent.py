@@ -22,6 +22,11 @@ class Shell(Protocol):
         """Do what there is to do now, in bounded pieces; 0 when there was nothing."""
         ...
 
+    @property
+    def more(self) -> bool:
+        """Whether the last turn may have left something to do that no ring tells of: then it is not waited behind it."""
+        ...
+
     def ends(self) -> Ends:
         """What can wake it now. An input that cannot be taken for lack of room is left out."""
         ...
@@ -34,5 +39,5 @@ class Shell(Protocol):
 def run(shell: Shell, doorbell: Doorbell, spin_ns: int, stopped: Callable[[], bool]) -> None:
     """Turn until `stopped()`."""
     while not stopped():
-        if not shell.work():
+        if not shell.work() or not shell.more:
             doorbell.wait(shell.ends(), spin_ns, min(PARK_NS_MAX, shell.sleep_ns()))

@@ -18,9 +18,8 @@ class Clock:
 
     wall_offset_ns: int = 0
 
-    def monotonic_ns(self) -> int:
-        """Nanoseconds of the monotonic clock, comparable between the processes of one machine."""
-        return time.monotonic_ns()
+    monotonic_ns = staticmethod(time.monotonic_ns)
+    """Nanoseconds of the monotonic clock, comparable between the processes of one machine."""
 
     def wall_ns(self) -> int:
         """Nanoseconds since the epoch."""
@@ -54,3 +53,7 @@ class LogTime:
     def at(self, monotonic_ns: int) -> int:
         """Log time in nanoseconds at a reading of the monotonic clock."""
         return self.base_log_ns + max(0, monotonic_ns - self.base_monotonic_ns)
+
+    def reached_at(self, log_ns: int) -> int:
+        """The reading of the monotonic clock from which on `at` gives at least this log time."""
+        return self.base_monotonic_ns + (log_ns - self.base_log_ns)

@@ -12,13 +12,12 @@ build of the app may replay them (tail.py). Beside this file: feed.py (logic), p
 upkeep.py (snapshots and room), queries.py (what is asked and refused), administration.py (operators).
 """
 
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from attrs import define, field
 
-from ..raft import CONFIGURATION, Raft, Ready, Role
+from ..raft import CONFIGURATION, NOTHING, Raft, Ready, Role
 from ..shm import Consumer, Counters, Inputs, Producer
 from . import slots
 from .administration import Administration
@@ -32,10 +31,11 @@ from .divergence import Divergence
 from .errors import OperatorError
 from .feed import ENTRY_OVERHEAD_BYTES, Feed
 from .identity import Identity
-from .metrics import publish_fill, record_reached
+from .metrics import publish_fill
 from .parting import Parting
 from .peering import Peering
 from .persisting import Persisting
+from .proposals import Proposals
 from .queries import Queries
 from .raft_trace import RaftTrace
 from .recovered import IN_FLIGHT_ENTRIES_MAX, raft_of
@@ -58,17 +58,11 @@ READ_RUN_BYTES = 1024 * 1024
 INPUTS = ("read", "persisted", "applied", "receive", "bulk_receive", "ingress")
 READ, PERSISTED, APPLIED, RECEIVE, BULK_RECEIVE, INGRESS = (1 << at for at in range(len(INPUTS)))
 """The rings that consensus reads, and the bit of each in one look at all of them."""
+PLAIN = PERSISTED | APPLIED | INGRESS
+"""One turn carries out all that follows from these."""
+NEVER_NS = 1 << 63
 ROLES = (Role.FOLLOWER, Role.PRE_CANDIDATE, Role.CANDIDATE, Role.LEADER)
 """A role's place here is what the counter `role` shows."""
-
-
-@define
-class Proposed:
-    """Commands that this leader put into the log, until logic has them."""
-
-    index: int
-    count: int
-    body: bytes
 
 
 @define(eq=False)
@@ -101,9 +95,12 @@ class Consensus:
     applied_index: int = field(default=0, init=False)
     digest: int = field(default=0, init=False)
     deadline_ns: int | None = field(default=None, init=False)
+    """The log time that logic waits for."""
+    timer_due_ns: int = field(default=NEVER_NS, init=False)
+    """When a leader's log time gets there, by the monotonic clock."""
     time_entry: int = field(default=0, init=False)
     queries: Queries = field(init=False)
-    proposed: deque[Proposed] = field(factory=deque[Proposed], init=False)
+    proposals: Proposals = field(init=False)
     leader: bool = field(default=False, init=False)
     """It leads, and its term is opened."""
     # The last index that a start must have applied before it serves; skips are committed before replay.
@@ -115,8 +112,8 @@ class Consensus:
     drained: bool = field(default=False, init=False)
     settled: bool = field(default=False, init=False)
     no_room: bool = field(default=False, init=False)
-    undurable: deque[tuple[int, int]] = field(factory=deque[tuple[int, int]], init=False)
-    unapplied: deque[tuple[int, int]] = field(factory=deque[tuple[int, int]], init=False)
+    more: bool = field(default=True, init=False)
+    """Whether the last turn may have left something to do that no ring tells of."""
     tick_ns: int = field(init=False)
     next_tick_ns: int = field(default=0, init=False)
     next_report_ns: int = field(default=0, init=False)
@@ -132,6 +129,7 @@ class Consensus:
         self.ingress = self.consumers["ingress"]
         self.apply, self.send = self.producers["apply"], self.producers["send"]
         self.controls = Controls(self.send)
+        self.proposals = Proposals(self.counters)
         self.persisting = Persisting(self.producers["persist"])
         self.tick_ns = TICK_NS if self.config.peer_address else TICK_ALONE_NS
         inputs = tuple(self.consumers[name] for name in INPUTS)
@@ -149,20 +147,16 @@ class Consensus:
         """
         self.no_room = False
         ready = self.inputs.ready()
+        if self.build is None:
+            return self._begin(ready)
+        now_ns = self.clock.monotonic_ns()
         done = self._take_read() if ready & READ else 0
-        if self.recovered is None:
-            return done
         if self.persisting.waiting:
             done += self.persisting.flush()
         if ready & PERSISTED:
-            done += self._take_persisted()
+            done += self._take_persisted(now_ns)
         if ready & APPLIED:
-            done += self._take_applied()
-        if self.build is None:
-            return (
-                done  # No term is opened, and nothing replayed, before logic has said under what.
-            )
-        now_ns = self.clock.monotonic_ns()
+            done += self._take_applied(now_ns)
         if ready & RECEIVE:
             done += self.peering.take(self.consumers["receive"], now_ns)
         if ready & BULK_RECEIVE:
@@ -172,18 +166,35 @@ class Consensus:
             self._tick(now_ns)
         if ready & INGRESS:
             done += self._take_ingress(now_ns)
-        if self.deadline_ns is not None:
+        if now_ns >= self.timer_due_ns:
             done += self._propose_time(now_ns)
         done += self._carry_out() + self._feed(now_ns)
-        if self.serving and (due or self.points.wanted is not None):
+        rare = due or self.points.wanted is not None
+        if rare and self.serving:
             done += self._make_room(now_ns) + self._take_snapshot(now_ns)
             done += self.upkeep.discard()
         if self.peering.telling:
             done += self.peering.flush()
         if self.controls.waiting:
             done += self.controls.flush()
-        if self.drained or not self.serving:
+        if self.draining or not self.serving:
+            rare = True
             self._announce(now_ns)
+        self.more = rare or bool(ready & ~PLAIN) or self.feed.pending
+        return done
+
+    def _begin(self, ready: int) -> int:
+        """No term is opened, and nothing replayed, before logic has said under what build."""
+        done = self._take_read() if ready & READ else 0
+        if self.recovered is None:
+            return done
+        now_ns = self.clock.monotonic_ns()
+        if self.persisting.waiting:
+            done += self.persisting.flush()
+        if ready & PERSISTED:
+            done += self._take_persisted(now_ns)
+        if ready & APPLIED:
+            done += self._take_applied(now_ns)
         return done
 
     def _tick(self, now_ns: int) -> None:
@@ -207,16 +218,14 @@ class Consensus:
         """
         if self.build is None:
             return PARK_NS_MAX
-        now_ns = self.clock.monotonic_ns()
-        until_ns = self.next_tick_ns - now_ns
+        until_ns = self.next_tick_ns
         if (
-            self.deadline_ns is not None
-            and self.log_time is not None
+            self.timer_due_ns < until_ns
             and self.time_entry <= self.applied_index
             and self._may_propose_time()
         ):
-            until_ns = min(until_ns, self.deadline_ns - self.log_time.at(now_ns))
-        return max(until_ns, 0)
+            until_ns = self.timer_due_ns
+        return max(0, until_ns - self.clock.monotonic_ns())
 
     @property
     def _is_alone(self) -> bool:
@@ -230,7 +239,7 @@ class Consensus:
 
     # What comes in
 
-    def _take_persisted(self) -> int:
+    def _take_persisted(self, now_ns: int) -> int:
         ring = self.consumers["persisted"]
         run = ring.peek()
         if not run:
@@ -240,7 +249,7 @@ class Consensus:
             if kind == slots.PERSISTED:
                 _, index, durable_bytes = slots.unpack_persisted(slot)
             elif kind == slots.SNAPSHOT_STATE:
-                self._take_applied()  # What it holds was applied, and said to be, before.
+                self._take_applied(now_ns)  # What it holds was applied, and said to be, before.
                 self.upkeep.snapshot_ended(slots.unpack_snapshot_state(slot))
             elif kind == slots.RECEIVED:
                 self.upkeep.received(unpack_received(slot))
@@ -252,19 +261,21 @@ class Consensus:
         sequence = self.persisting.durable(durable_bytes)
         if sequence:
             self.raft.persisted(sequence)
-        histogram = self.counters.histograms["sequenced_to_durable_ns"]
-        record_reached(self.undurable, index, self.clock.monotonic_ns(), histogram)
+        self.proposals.durable(index, now_ns)
         return 1
 
-    def _take_applied(self) -> int:
+    def _take_applied(self, now_ns: int) -> int:
         ring = self.consumers["applied"]
         run = ring.peek()
         if not run:
             return 0
         for kind, _, slot in slots.slots_of(run):
             if kind == slots.APPLIED:
-                self.applied_index, self.digest, self.deadline_ns = slots.unpack_applied(slot)
+                self.applied_index, self.digest, deadline_ns = slots.unpack_applied(slot)
                 self.feed.applied(self.applied_index)
+                if deadline_ns != self.deadline_ns:
+                    self.deadline_ns = deadline_ns
+                    self._set_timer()
             elif kind == slots.DIGESTS:
                 self.divergence.applied(*unpack_digests(slot))
             elif kind == slots.STATE_DIGEST:
@@ -278,11 +289,8 @@ class Consensus:
                 self.upkeep.snapshot_ended(slots.unpack_snapshot_state(slot))
         ring.release(len(run))
         self.raft.applied(self.applied_index)
-        while self.proposed and self.proposed[0].index <= self.applied_index:
-            self.proposed.popleft()
         self.counters.counters["applied_index"].set(self.applied_index)
-        histogram = self.counters.histograms["sequenced_to_applied_ns"]
-        record_reached(self.unapplied, self.applied_index, self.clock.monotonic_ns(), histogram)
+        self.proposals.applied(self.applied_index, now_ns)
         return 1
 
     def _take_read(self) -> int:
@@ -353,9 +361,7 @@ class Consensus:
             self.queries.refuse(refusal, separated.body, separated.count)
         elif separated.count:
             index = self._propose(COMMANDS, separated.body, now_ns)
-            self.proposed.append(Proposed(index, separated.count, separated.body))
-            self.undurable.append((index, now_ns))
-            self.unapplied.append((index, now_ns))
+            self.proposals.add(index, now_ns, separated.body, separated.count)
             self.counters.counters["commands"].add(separated.count)
             self.counters.histograms["entry_bytes"].record(len(separated.body))
         if separated.queries:
@@ -383,16 +389,20 @@ class Consensus:
     def _propose_time(self, now_ns: int) -> int:
         """Logic waits for a moment that has come: put the time into the log."""
         if (
-            self.deadline_ns is None
-            or self.log_time is None
-            or self.deadline_ns > self.log_time.at(now_ns)
-            or not self._may_propose_time()
+            not self._may_propose_time()
             or self.time_entry > self.applied_index
             or not self._has_room_for_a_mark()
         ):
             return 0
         self.time_entry = self._propose(TIME, b"", now_ns)
         return 1
+
+    def _set_timer(self) -> None:
+        """Logic waits for another moment, or this replica's log time began or ended."""
+        if self.deadline_ns is None or self.log_time is None:
+            self.timer_due_ns = NEVER_NS
+        else:
+            self.timer_due_ns = self.log_time.reached_at(self.deadline_ns)
 
     def _has_room_for_a_mark(self) -> bool:
         """For an entry without a body."""
@@ -484,7 +494,7 @@ class Consensus:
 
     def _carry_out(self) -> int:
         done = 0
-        while ready := self.raft.ready():
+        while (ready := self.raft.ready()) is not NOTHING:
             done += 1
             if ready.role_changed:
                 self._role_changed()
@@ -538,14 +548,12 @@ class Consensus:
         self.hand_over_until_ns = 0
         self.leader = self.queries.leads = False
         self.log_time = None
+        self._set_timer()
         self.feed.unfed_bytes = 0
         refusal = self.queries.refusal()
         assert refusal is not None
-        for proposed in self.proposed:
-            self.queries.refuse(refusal, proposed.body, proposed.count)
-        self.proposed.clear()
-        self.undurable.clear()
-        self.unapplied.clear()
+        for body, count in self.proposals.take_back():
+            self.queries.refuse(refusal, body, count)
         self.queries.refuse_waiting()
 
     def _start_term(self) -> None:
@@ -557,6 +565,7 @@ class Consensus:
             int(self.config.clock_step_s_max * NS_PER_S),
             accept_step=self.config.accept_clock_step,
         )
+        self._set_timer()
         now_ns = self.clock.monotonic_ns()
         assert self.build is not None
         body = self.build.encode()
@@ -584,7 +593,7 @@ class Consensus:
             if not self._may_feed():
                 return 0
             self._tell_skips()
-        done = self.feed.give(leads=self.leader) if self.feed.pending and not self.drained else 0
+        done = 0 if self.drained else self.feed.give(leads=self.leader)
         if (
             self.draining
             and not self.drained

@@ -14,7 +14,7 @@ from attrs import define, field
 from ..raft import TERM_START, Raft
 from ..shm import Producer
 from . import slots
-from .persisting import Persisting, entry_slot
+from .persisting import Persisting
 from .snapshot_points import SnapshotPoints
 from .tail import COMMANDS, TIME, Tail
 
@@ -86,6 +86,8 @@ class Feed:
 
     def give(self, *, leads: bool) -> int:
         """As much as there is and has room; how many things."""
+        if not self.pending:
+            return 0
         done = 0
         if self.restore is not None:
             if not self.ring.write(slots.pack_restore(*self.restore)):
@@ -110,12 +112,14 @@ class Feed:
         if entries is None:
             return self._ask_journal(tag)
         done = 0
+        slot_of, write = self.persisting.slot_of, self.ring.write
         for entry in entries:
             replay = slots.REPLAY if entry.index <= self.replay_through else 0
-            if not self.ring.write(entry_slot(entry, tag | replay)):
+            if not write(slot_of(entry, tag | replay)):
                 break
-            self._gave(entry.index, len(entry.body) + ENTRY_OVERHEAD_BYTES)
-            self.unfed_bytes = max(0, self.unfed_bytes - len(entry.body) - ENTRY_OVERHEAD_BYTES)
+            size = len(entry.body) + ENTRY_OVERHEAD_BYTES
+            self._gave(entry.index, size)
+            self.unfed_bytes = self.unfed_bytes - size if self.unfed_bytes > size else 0
             done += 1
         self.asked_through = self.fed
         return done

@@ -188,6 +188,11 @@ class JournalProcess:
             self._fail(OTHER_FAILURE, str(damage))
             raise
 
+    @property
+    def more(self) -> bool:
+        """Whether there are requests to be served, or something of the kind, beside batches."""
+        return bool(self._requests or self._restores or self._undecided or self._tellings)
+
     def ends(self) -> Ends:
         """The rings that it reads, and those that may be full of its answers."""
         return self._ends

@@ -128,6 +128,11 @@ class Logic:
             )
         return 1
 
+    @property
+    def more(self) -> bool:
+        """What is left of a run is in its ring; children that end do it with a signal, perhaps before the wait."""
+        return self.child.pid != 0 or self.state_child.pid != 0
+
     def ends(self) -> Ends:
         """The one ring that it reads."""
         return self.watched

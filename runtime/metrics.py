@@ -92,12 +92,15 @@ def publish_fill(counters: Counters, consumers: Mapping[str, Consumer]) -> None:
 
 
 def record_reached(
-    waiting: deque[tuple[int, int]], through: int, now_ns: int, histogram: Histogram
+    waiting: "deque[tuple[int, int]] | deque[tuple[int, int, bytes, int]]",
+    through: int,
+    now_ns: int,
+    histogram: Histogram,
 ) -> None:
-    """Record how long the entries up to `through` took, of those that wait as (index, since when)."""
+    """Record how long the entries up to `through` took, of those that wait as (index, since when, …)."""
     trail = histogram if isinstance(histogram, Trail) else None
     while waiting and waiting[0][0] <= through:
-        index, since_ns = waiting.popleft()
+        index, since_ns, *_ = waiting.popleft()
         histogram.record(now_ns - since_ns)
         if trail is not None:
             trail.note(index, since_ns, now_ns)

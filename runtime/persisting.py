@@ -34,6 +34,10 @@ class Persisting:
     writes: deque[tuple[int, int]] = field(factory=deque[tuple[int, int]], init=False)
     """(bytes handed, sequence) of the writes that are not known to be durable."""
 
+    _packed_entry: Entry | None = field(default=None, init=False)
+    """The last one that was packed, and its slot: logic is given the same bytes a little later."""
+    _packed: bytes = field(default=b"", init=False)
+
     @property
     def full(self) -> bool:
         """Whether entries that a leader sends must be passed over for now; it will send them again."""
@@ -45,20 +49,21 @@ class Persisting:
 
     def persist(self, persist: Persist) -> None:
         """One write of Raft's, in the order that ready.py promises."""
-        parts = [
-            pack_store_chunk(
-                StoreChunk(
-                    chunk.index, chunk.term, chunk.size, chunk.offset, chunk.chunk, chunk.done
-                )
+        parts: list[bytes] = []
+        for chunk in persist.chunks:
+            stored = StoreChunk(
+                chunk.index, chunk.term, chunk.size, chunk.offset, chunk.chunk, chunk.done
             )
-            for chunk in persist.chunks
-        ]
+            parts.append(pack_store_chunk(stored))
         if persist.truncate_from is not None:
             parts.append(_padded(slots.pack_truncate(persist.truncate_from)))
         if persist.restart is not None:
             restart = persist.restart
             parts.append(pack_restart(restart.index, restart.term, keep_suffix=restart.keep_suffix))
-        parts.extend(entry_slot(entry, 0) for entry in persist.entries)
+        for entry in persist.entries:
+            self._packed = entry_slot(entry, 0)
+            self._packed_entry = entry
+            parts.append(self._packed)
         if persist.hard_state is not None:
             state = persist.hard_state
             parts.append(slots.pack_hard_state(state.term, state.voted_for, state.commit))
@@ -78,6 +83,12 @@ class Persisting:
             self.waiting.append(piece)
             self.waiting_bytes += len(piece)
         self.flush()
+
+    def slot_of(self, entry: Entry, tag: int) -> bytes:
+        """An entry as a padded slot with this tag."""
+        if entry is self._packed_entry and not tag:
+            return self._packed
+        return entry_slot(entry, tag)
 
     def flush(self) -> int:
         """Hand over what waits, as far as there is room; how many pieces."""

@@ -20,10 +20,10 @@ REFUSED_BYTES: int = lib.WIRE_REFUSED_BYTES
 TEXT_BYTES_MAX = 512
 
 
-@frozen
+@define
 class Separated:
     """`body` is the run of an entry with `count` slots; `queries` the run that goes to logic unlogged; `controls` is for
-    consensus itself."""
+    consensus itself. Not frozen, which costs 0.6 µs for each batch; nobody changes it."""
 
     body: bytes
     count: int

@@ -82,6 +82,17 @@ def padded(length: int) -> int:
 
 def slots_of(run: memoryview) -> Iterator[tuple[int, int, memoryview]]:
     """(type, tag, slot) for each slot of a run, in order."""
+    end = len(run)
+    if end:
+        length, kind, tag = HEADER.unpack_from(run)
+        if (
+            end - 8 < length <= end and length >= HEADER_BYTES
+        ):  # As when one client waits for each answer: no need of a generator.
+            return iter(((kind, tag, run[:length]),))
+    return _slots_of(run)
+
+
+def _slots_of(run: memoryview) -> Iterator[tuple[int, int, memoryview]]:
     offset, end = 0, len(run)
     while offset < end:
         length, kind, tag = HEADER.unpack_from(run, offset)

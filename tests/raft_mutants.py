@@ -44,8 +44,8 @@ MUTANTS = (
     Mutant(
         "a vote is not persisted",
         "core.py",
-        "HardState(self.term, self.voted_for, min(",
-        "HardState(self.term, self._given_hard_state.voted_for, min(",
+        "HardState(self.term, self.voted_for, commit)",
+        "HardState(self.term, self._given_hard_state.voted_for, commit)",
     ),
     Mutant(
         "a vote leaves before it is durable",
@@ -141,7 +141,7 @@ MUTANTS = (
         "a configuration counts only with the next leader",
         "core.py",
         "        if self._configurations[-1][0] > self.membership_index:\n            self._adopt_membership()",
-        "        if self.role is not Role.LEADER:\n            self._adopt_membership()",
+        "        if self.role is not LEADER:\n            self._adopt_membership()",
     ),
     Mutant(
         "an overwritten configuration still counts",
@@ -188,8 +188,8 @@ MUTANTS = (
     Mutant(
         "a snapshot behind the commit index is restored",
         "core.py",
-        "if index <= self.commit or self.role is Role.LEADER:",
-        "if index <= self._applied or self.role is Role.LEADER:",
+        "if index <= self.commit or self.role is LEADER:",
+        "if index <= self._applied or self.role is LEADER:",
     ),
     Mutant(
         "a snapshot's membership is ignored",
@@ -260,8 +260,8 @@ MUTANTS = (
     Mutant(
         "the persisted commit passes the disk",
         "core.py",
-        "HardState(self.term, self.voted_for, min(self.commit, self._durable_last))",
-        "HardState(self.term, self.voted_for, self.commit)",
+        "commit = min(self.commit, self._durable_last)",
+        "commit = self.commit",
     ),
     Mutant(
         "logic is given what the disk does not have",

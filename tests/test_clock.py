@@ -45,3 +45,11 @@ def test_log_time_does_not_go_back_with_a_monotonic_reading_from_before_the_term
     log_time = LogTime(base_log_ns=1000, base_monotonic_ns=50)
 
     assert log_time.at(40) == 1000
+
+
+def test_a_log_time_is_reached_at_one_reading_of_the_monotonic_clock() -> None:
+    log_time = LogTime(base_log_ns=1000, base_monotonic_ns=50)
+    due_ns = log_time.reached_at(1007)
+
+    assert log_time.at(due_ns) == 1007
+    assert log_time.at(due_ns - 1) < 1007

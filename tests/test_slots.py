@@ -22,6 +22,22 @@ def test_a_run_is_walked_slot_by_slot() -> None:
     assert found == [(0, 8), (1, 13), (2, 40)]
 
 
+def test_a_slot_alone_and_no_slot_are_walked_likewise() -> None:
+    for length in (8, 13, 40):
+        found = [
+            (kind, tag, len(slot)) for kind, tag, slot in slots.slots_of(memoryview(_run(length)))
+        ]
+        assert found == [(17, 0, length)]
+    assert list(slots.slots_of(memoryview(b""))) == []
+
+
+@pytest.mark.parametrize("length", [0, 7, 17])
+def test_a_length_that_fits_no_slot_is_our_own_bug(length: int) -> None:
+    slot = memoryview(slots.HEADER.pack(length, 17, 0) + bytes(8 if length > 8 else 0))
+    with pytest.raises(AssertionError):
+        list(slots.slots_of(slot))
+
+
 def test_an_entry_header_reads_back_as_written() -> None:
     """Index, term, time and kind survive; the body starts behind them."""
     head = slots.pack_entry_header(7, 3, -5, 2, 16, slots.REPLAY)
