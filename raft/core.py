@@ -618,25 +618,27 @@ class Raft:
         ):
             return NOTHING
         ready = Ready(
-            tuple(self._send_now),
+            tuple(self._send_now) if self._send_now else (),
             persist,
             released,
             apply,
             reads,
-            tuple(self._fetch),
+            tuple(self._fetch) if self._fetch else (),
             role_changed,
             term_to_start,
             restore,
-            tuple(self._fetch_chunks),
+            tuple(self._fetch_chunks) if self._fetch_chunks else (),
             self.membership if other_membership else None,
             repaired,
         )
         self._restore, self._repaired = None, False
         self._shown = shown
         self._shown_membership = self.membership
-        self._send_now.clear()
-        self._fetch.clear()
-        self._fetch_chunks.clear()
+        if ready.send_now:
+            self._send_now.clear()
+        if ready.fetch or ready.fetch_chunks:
+            self._fetch.clear()
+            self._fetch_chunks.clear()
         return ready
 
     def _take_released(self) -> tuple[Message, ...]:
@@ -673,7 +675,7 @@ class Raft:
             self._truncate_from,
             entries,
             self._restart,
-            tuple(self._chunks),
+            tuple(self._chunks) if self._chunks else (),
         )
         self._given_hard_state = hard_state
         self._given_last = last

@@ -157,10 +157,10 @@ class Consensus:
             done += self._take_persisted(now_ns)
         if ready & APPLIED:
             done += self._take_applied(now_ns)
-        if ready & RECEIVE:
-            done += self.peering.take(self.consumers["receive"], now_ns)
-        if ready & BULK_RECEIVE:
-            done += self.peering.take(self.consumers["bulk_receive"], now_ns)
+        if ready & (RECEIVE | BULK_RECEIVE):
+            for bit, name in ((RECEIVE, "receive"), (BULK_RECEIVE, "bulk_receive")):
+                if ready & bit:
+                    done += self.peering.take(self.consumers[name], now_ns)
         due = now_ns >= self.next_tick_ns
         if due:
             self._tick(now_ns)
@@ -168,7 +168,10 @@ class Consensus:
             done += self._take_ingress(now_ns)
         if now_ns >= self.timer_due_ns:
             done += self._propose_time(now_ns)
-        done += self._carry_out() + self._feed(now_ns)
+        done += self._carry_out()
+        pending = self.feed.pending
+        if pending or self.draining or not self.skips_told:
+            done += self._feed(now_ns)
         rare = due or self.points.wanted is not None
         if rare and self.serving:
             done += self._make_room(now_ns) + self._take_snapshot(now_ns)
@@ -180,7 +183,7 @@ class Consensus:
         if self.draining or not self.serving:
             rare = True
             self._announce(now_ns)
-        self.more = rare or bool(ready & ~PLAIN) or self.feed.pending
+        self.more = rare or bool(ready & ~PLAIN) or (pending and self.feed.pending)
         return done
 
     def _begin(self, ready: int) -> int:

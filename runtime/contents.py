@@ -19,10 +19,15 @@ same segment.
 import struct
 from array import array
 from bisect import bisect_left, bisect_right
+from typing import TYPE_CHECKING
 
 from attrs import define, field
 
 from . import slots
+from ._wire import ffi, lib
+
+if TYPE_CHECKING:
+    from ._wire import CData
 
 PLACE_EVERY_BYTES = 256 * 1024
 SKIP_KIND, CONFIGURATION_KIND = 3, 4
@@ -65,6 +70,9 @@ class Contents:
     truncations: int = 0
     """How often entries were taken back: what was remembered of positions before is void then."""
     _order_broken: bool = field(default=True, init=False)
+    _fold: "CData" = field(
+        factory=lambda: ffi.new("struct wire_fold *"), init=False, eq=False, repr=False
+    )
 
     @property
     def last_term(self) -> int:
@@ -96,6 +104,9 @@ class Contents:
     def fold(self, run: memoryview, segment: int, offset: int) -> int:
         """Take in the slots of one record at `offset` of `segment`; the index of its first ENTRY,
         or 0."""
+        plain = self.fold_plain(run, segment, offset)
+        if plain is not None:
+            return plain
         first_index, at, end = 0, 0, len(run)
         unpack, header_bytes = slots.HEADER.unpack_from, slots.HEADER_BYTES
         while at < end:
@@ -127,6 +138,29 @@ class Contents:
                 raise Inconsistent(f"a slot of type {kind}, which no journal holds")
             at += (length + 7) & ~7
         return first_index
+
+    def fold_plain(self, run: memoryview, segment: int, offset: int) -> int | None:
+        """As `fold`, by one call of C, a run of nothing but hard states and entries that go on where the log ends. None: it is
+        another one, and nothing was done."""
+        if (
+            self._order_broken
+            or not self.boundaries
+            or segment != self.place_segments[-1]
+            or offset - self.place_offsets[-1] >= PLACE_EVERY_BYTES
+        ):
+            return None
+        fold = self._fold
+        with ffi.from_buffer(run) as pointer:
+            fold.run, fold.run_bytes = ffi.cast("uint8_t *", pointer), len(run)
+            fold.last, fold.last_term = self.last, self.boundaries[-1][1]
+            if not lib.wire_fold(fold):
+                return None
+        first: int = fold.first
+        if first:
+            self.last, self.last_time_ns = fold.last, fold.last_time_ns
+        if fold.hard_states:
+            self.term, self.voted_for, self.commit = fold.term, fold.voted_for, fold.commit
+        return first
 
     def check(self) -> None:
         """What must hold after a whole batch."""

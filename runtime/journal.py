@@ -186,13 +186,34 @@ class Journal:
         """Write one batch, a run in one or more parts, behind the last; it is durable after
         `sync`."""
         assert not self._unsynced, "the batch before was not synced"
-        size = RECORD_HEADER_BYTES + sum(len(part) for part in run)
-        if size > self.current.room:
+        current = self.current
+        size = RECORD_HEADER_BYTES + sum(map(len, run))
+        if size > current.room:
             self._roll(run)
             return
-        header = self._take_in(run, self.current.header, self.current.seed, self.current.offset)
+        header = self._take_in(run, current.header, current.seed, current.offset)
         self._unsynced, self._marked = True, False
-        self.current.write([header, *run], size)
+        current.write([header, *run], size)
+
+    def write_plain(self, run: memoryview) -> bool:
+        """Likewise, if the run is nothing but hard states and entries that go on where the log ends, and the segment has room.
+        False: it is another one, and nothing was done."""
+        assert not self._unsynced, "the batch before was not synced"
+        current, contents = self.current, self.contents
+        size, offset = RECORD_HEADER_BYTES + len(run), current.offset
+        if size > current.size - offset:
+            return False
+        first = contents.fold_plain(run, current.header.segment_id, offset)
+        if first is None:
+            return False
+        contents.check()
+        last_term = contents.boundaries[-1][1]
+        header = encode_record_header(
+            current.seed, offset, (run,), first, contents.last, last_term, offset
+        )
+        self._unsynced, self._marked = True, False
+        current.write((header, run), size)
+        return True
 
     def sync(self) -> None:
         """Make the last batch durable (I4). Must not be called again after it failed."""
@@ -313,9 +334,9 @@ class Journal:
         self, run: Sequence[Buffer], header: SegmentHeader, seed: int, offset: int
     ) -> bytes:
         """Fold a batch that goes to `offset`, and make its record header."""
-        contents, first = self.contents, 0
+        contents, first, segment_id = self.contents, 0, header.segment_id
         for part in run:
-            first_of_part = contents.fold(memoryview(part), header.segment_id, offset)
+            first_of_part = contents.fold(memoryview(part), segment_id, offset)
             first = first or first_of_part
         contents.check()
         return encode_record_header(

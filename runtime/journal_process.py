@@ -18,9 +18,9 @@ import struct
 from collections import deque
 from collections.abc import Iterator
 
-from attrs import define, evolve, field
+from attrs import define, evolve, field, fields_dict
 
-from ..shm import Consumer, Counters, Producer
+from ..shm import Consumer, Counter, Counters, Histogram, Inputs, Producer
 from . import slots
 from .agent import Ends
 from .clock import Clock
@@ -59,6 +59,8 @@ _TAG = struct.Struct("<H")
 _REQUESTS = (slots.READ, slots.READ_CHUNK, slots.RESTORE, slots.DISCARD, slots.REPAIRED)
 _STEPS = (slots.STORE_CHUNK, slots.RESTART)
 """What is done to the disk in the order of the batch, and is not written as it is."""
+PERSIST, SNAPSHOT = 1, 2
+"""The rings that it reads, as bits of one look at both."""
 
 
 @define
@@ -98,6 +100,26 @@ class Restoring:
 
 
 @define(eq=False)
+class Figures:
+    """What is counted of each batch, looked up once."""
+
+    batches: Counter
+    bytes: Counter
+    syncs: Counter
+    durable_index: Counter
+    segments: Counter
+    write_ns: Histogram
+    fsync_ns: Histogram
+    batch_bytes: Histogram
+
+    @classmethod
+    def of(cls, counters: Counters) -> "Figures":
+        """Those of this process."""
+        known = {**counters.counters, **counters.histograms}
+        return cls(**{name: known[name] for name in fields_dict(cls)})  # pyright: ignore[reportArgumentType]
+
+
+@define(eq=False)
 class JournalProcess:
     """Process 3. Batches in; what is durable, and what was asked for, out."""
 
@@ -120,6 +142,7 @@ class JournalProcess:
         factory=lambda: list[tuple[int, int, int]](), init=False
     )
     """Bytes, and the times of write and sync, of what was written and is not in the figures yet."""
+    _figures: Figures | None = field(default=None, init=False)
     _durable: bytes = field(default=b"", init=False)
     """The PERSISTED slot that did not fit yet; a later one says all that it says."""
     _tellings: "deque[bytes]" = field(factory=lambda: deque[bytes](), init=False)
@@ -127,6 +150,7 @@ class JournalProcess:
     _answer: bytes | bytearray = field(default=b"", init=False)
     """The piece for `read` that did not fit yet."""
     _ends: Ends = field(init=False)
+    _inputs: Inputs = field(init=False)
     _requests: "deque[Request | ReadChunk]" = field(
         factory=lambda: deque[Request | ReadChunk](), init=False
     )
@@ -147,6 +171,9 @@ class JournalProcess:
     def __attrs_post_init__(self) -> None:
         self.disk_limits.check(self.journal.segment_bytes)
         self._ends = (self.persist, self.snapshot, self.persisted, self.read, self.restore)
+        if self.counters is not None:
+            self._figures = Figures.of(self.counters)
+        self._inputs = Inputs((self.persist, self.snapshot))
         recovered = self.journal.recovered
         if self.store.kept:
             newest = self.store.kept[-1]
@@ -172,15 +199,26 @@ class JournalProcess:
         EXIT_JOURNAL_FAILED.
         """
         try:
-            done = self._take_batch() + self._tell() + self._serve() + self._restore()
-            done += self._take_snapshot() + self._settle_snapshot()
+            ready = self._inputs.ready()
+            done = self._take_batch() if ready & PERSIST else 0
+            if self._durable or self._tellings:
+                done += self._tell()
+            if self._answer or self._requests:
+                done += self._serve()
+            if self._restores:
+                done += self._restore()
+            if ready & SNAPSHOT:
+                done += self._take_snapshot()
+            if self._undecided:
+                done += self._settle_snapshot()
             if done:
                 self.journal.keep_ahead()
                 return done
             now_ns = self.clock.monotonic_ns()
             self._look(now_ns)
             quiet = now_ns - self._wrote_ns >= QUIET_NS
-            return int(quiet and self.journal.prepare()) or self._tell()
+            done = int(quiet and self.journal.prepare()) or self._settle_snapshot()
+            return done or self._tell()
         except JournalFailed as failure:
             self._fail(failure.tag, failure.sentence)
             raise
@@ -214,7 +252,13 @@ class JournalProcess:
         size = len(run)
         if not size:
             return 0
-        written = self._carry_out(run)
+        started_ns = self.clock.monotonic_ns()
+        written = self.journal.write_plain(run)
+        if written:
+            self._sync(size, started_ns)
+        else:
+            written = self._carry_out(run)
+            self._wrote_ns = self.clock.monotonic_ns()
         run.release()
         self.persist.release(size)
         self._persist_bytes += size
@@ -222,10 +266,11 @@ class JournalProcess:
             held = self.journal.contents
             self._durable = slots.pack_persisted(held.last_term, held.last, self._persist_bytes)
             self._tell()  # Clients wait for this, and for nothing that follows here.
-            self._count()
             self._unlooked_bytes += size
-            self._wrote_ns = self.clock.monotonic_ns()
-            self._look(self._wrote_ns)
+            if self._figures is not None:
+                self._count(self._figures)
+            if self._wrote_ns >= self._look_due_ns or self._unlooked_bytes >= LOOK_EVERY_BYTES:
+                self._look(self._wrote_ns)
         return 1
 
     def _carry_out(self, run: memoryview) -> bool:
@@ -267,9 +312,13 @@ class JournalProcess:
         self.journal.write(*parts)
         for part in parts:
             part.release()
+        self._sync(size, started_ns)
+
+    def _sync(self, size: int, started_ns: int) -> None:
+        """What was written is durable on return (I4)."""
         written_ns = self.clock.monotonic_ns()
         self.journal.sync()
-        synced_ns = self.clock.monotonic_ns()
+        self._wrote_ns = synced_ns = self.clock.monotonic_ns()
         self._uncounted.append((size, written_ns - started_ns, synced_ns - written_ns))
 
     # A snapshot from the leader
@@ -503,17 +552,14 @@ class JournalProcess:
         slot = slots.HEADER.pack(slots.HEADER_BYTES + len(text), slots.FAILED, tag) + text
         self.persisted.write(slot + bytes(-len(slot) % 8))
 
-    def _count(self) -> None:
-        written, self._uncounted = self._uncounted, []
-        if self.counters is None:
-            return
-        counters, histograms = self.counters.counters, self.counters.histograms
-        for size, write_ns, fsync_ns in written:
-            counters["batches"].add()
-            counters["bytes"].add(size)
-            counters["syncs"].add()
-            histograms["write_ns"].record(write_ns)
-            histograms["fsync_ns"].record(fsync_ns)
-            histograms["batch_bytes"].record(size)
-        counters["durable_index"].set(self.journal.contents.last)
-        counters["segments"].set(self.journal.segments)
+    def _count(self, figures: Figures) -> None:
+        for size, write_ns, fsync_ns in self._uncounted:
+            figures.batches.add()
+            figures.bytes.add(size)
+            figures.syncs.add()
+            figures.write_ns.record(write_ns)
+            figures.fsync_ns.record(fsync_ns)
+            figures.batch_bytes.record(size)
+        self._uncounted.clear()
+        figures.durable_index.set(self.journal.contents.last)
+        figures.segments.set(self.journal.segments)

@@ -130,8 +130,9 @@ class Logic:
 
     @property
     def more(self) -> bool:
-        """What is left of a run is in its ring; children that end do it with a signal, perhaps before the wait."""
-        return self.child.pid != 0 or self.state_child.pid != 0
+        """What is left of a run is in its ring; children end with a signal, perhaps before the wait; quarantines are told of."""
+        children = self.child.pid != 0 or self.state_child.pid != 0
+        return children or len(self.machine.state.quarantined) != self.quarantines.told
 
     def ends(self) -> Ends:
         """The one ring that it reads."""
@@ -147,13 +148,8 @@ class Logic:
             self._check_legible(entry, slot[slots.ENTRY_HEADER_BYTES :])
         words = self.position.words
         words[RUNNING] = APPLYING
-        self.machine.apply(
-            entry.index,
-            entry.time_ns,
-            entry.kind,
-            slot[slots.ENTRY_HEADER_BYTES :],
-            outputs=self.outputs,
-        )
+        body = slot[slots.ENTRY_HEADER_BYTES :]
+        self.machine.apply(entry.index, entry.time_ns, entry.kind, body, outputs=self.outputs)
         words[RUNNING] = IDLE
         if self.has_peers:
             if not self.digests:
@@ -285,7 +281,10 @@ class Logic:
 
     def _write(self, producer: Producer, run: bytes | bytearray) -> None:
         """Write a run in pieces that fit, waiting for room: the one place where logic waits."""
-        for piece in pieces(memoryview(run), producer.capacity // 4):
+        bytes_max = producer.capacity // 4
+        if len(run) <= bytes_max and producer.write(run):
+            return
+        for piece in pieces(memoryview(run), bytes_max):
             while not producer.write(piece):
                 self.counters.counters["waits_for_space"].add()
                 self.doorbell.wait((producer,), 0, PARK_NS)

@@ -56,6 +56,7 @@ BLOCK_BYTES = 4096
 _SEGMENT = struct.Struct("<8sII16sQQQQqQ16sQ40x")
 _SEGMENT_CRC = slice(12, _SEGMENT.size)
 _RECORD = struct.Struct("<8sIIIIQQQQ")
+_RECORD_HEAD = struct.Struct("<8sI")
 _RECORD_TAIL = struct.Struct("<IIIQQQQ")
 _OFFSET = struct.Struct("<Q")
 _U32 = struct.Struct("<I")
@@ -149,7 +150,7 @@ def encode_record_header(
         body_crc = zlib.crc32(part, body_crc)
     assert body_bytes % 8 == 0 and offset % 8 == 0 and synced <= offset
     tail = _RECORD_TAIL.pack(body_crc, body_bytes, 0, first, last, last_term, synced)
-    return RECORD_MAGIC + _U32.pack(_header_crc(seed, offset, tail)) + tail
+    return _RECORD_HEAD.pack(RECORD_MAGIC, _header_crc(seed, offset, tail)) + tail
 
 
 def _header_crc(seed: int, offset: int, tail: Buffer) -> int:

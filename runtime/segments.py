@@ -56,8 +56,11 @@ class Disk:
 
     def write_whole(self, file: int, path: Path, parts: Sequence[Buffer], offset: int) -> None:
         """Write all parts at `offset`; usually one call."""
-        size = sum(len(part) for part in parts)
-        written = _guard(path, OTHER_FAILURE, "write to", lambda: self.write(file, parts, offset))
+        try:
+            written = self.write(file, parts, offset)
+        except OSError as error:
+            raise _failed(path, OTHER_FAILURE, "write to", error) from error
+        size = sum(map(len, parts))
         if written == size:
             return
         rest = memoryview(b"".join(parts))
@@ -74,7 +77,10 @@ class Disk:
     def sync_file(self, file: int, path: Path) -> None:
         """Make the file's content durable. A failure is final: what it left in memory proves
         nothing."""
-        _guard(path, FSYNC_FAILED, "sync", lambda: self.sync(file))
+        try:
+            self.sync(file)
+        except OSError as error:
+            raise _failed(path, FSYNC_FAILED, "sync", error) from error
 
     def sync_directory(self, directory: Path) -> None:
         """Make the directory's names durable."""
@@ -120,19 +126,23 @@ def _guard(path: Path, tag: int, verb: str, call: Callable[[], _Result]) -> _Res
     try:
         return call()
     except OSError as error:
-        if error.errno in _FULL:
-            sentence = (
-                f"The disk is full: cannot {verb} {path} ({error.strerror}). "
-                "Everything acknowledged is safe. Free space on that file system, "
-                "then start the replica again."
-            )
-            raise JournalFailed(DISK_FULL, sentence) from error
+        raise _failed(path, tag, verb, error) from error
+
+
+def _failed(path: Path, tag: int, verb: str, error: OSError) -> JournalFailed:
+    if error.errno in _FULL:
         sentence = (
-            f"Cannot {verb} {path}: {error.strerror}. "
-            "The replica stops without trying again, because what the disk holds now is unknown. "
-            "Check the disk, then start the replica again."
+            f"The disk is full: cannot {verb} {path} ({error.strerror}). "
+            "Everything acknowledged is safe. Free space on that file system, "
+            "then start the replica again."
         )
-        raise JournalFailed(tag, sentence) from error
+        return JournalFailed(DISK_FULL, sentence)
+    sentence = (
+        f"Cannot {verb} {path}: {error.strerror}. "
+        "The replica stops without trying again, because what the disk holds now is unknown. "
+        "Check the disk, then start the replica again."
+    )
+    return JournalFailed(tag, sentence)
 
 
 @define

@@ -45,6 +45,41 @@ int wire_check(const uint8_t *frame, uint64_t available, uint32_t frame_bytes_ma
     return key_bytes > key_bytes_max || key_bytes > length - fixed ? WIRE_BAD_KEY : WIRE_FINE;
 }
 
+/* ENTRY: header, u64 index | u64 term | i64 time | u16 kind | u16 0 | u32 0 | body.
+ * HARD_STATE: header, u64 term | u64 vote | u64 commit. (runtime/slots.py) */
+enum { ENTRY_BYTES = 40, HARD_STATE_BYTES = 32, SKIP_KIND = 3, CONFIGURATION_KIND = 4 };
+
+int wire_fold(struct wire_fold *f)
+{
+    f->first = f->hard_states = 0;
+    for (uint64_t at = 0, size; at < f->run_bytes; at += size) {
+        const uint8_t *slot = f->run + at;
+        size = wire_slot_bytes(slot, f->run_bytes - at);
+        if (size == 0)
+            return 0;
+        uint16_t kind = wire_type(slot);
+        if (kind == WIRE_ENTRY && wire_length(slot) >= ENTRY_BYTES) {
+            uint64_t index = wire_u64(slot + 8);
+            uint16_t entry_kind = wire_u16(slot + 32);
+            if (index != f->last + 1 || wire_u64(slot + 16) != f->last_term ||
+                entry_kind == SKIP_KIND || entry_kind == CONFIGURATION_KIND)
+                return 0;
+            f->last = index;
+            f->last_time_ns = (int64_t)wire_u64(slot + 24);
+            if (!f->first)
+                f->first = index;
+        } else if (kind == WIRE_HARD_STATE && size == HARD_STATE_BYTES) {
+            f->term = wire_u64(slot + 8);
+            f->voted_for = wire_u64(slot + 16);
+            f->commit = wire_u64(slot + 24);
+            f->hard_states++;
+        } else {
+            return 0;
+        }
+    }
+    return 1;
+}
+
 int wire_separate(struct wire_separation *s)
 {
     s->consumed_bytes = s->body_bytes = s->body_count = 0;

@@ -4,8 +4,8 @@
  * (little-endian): u32 length, u16 type, u16 tag, then fields by type. On a socket frames follow
  * each other unpadded; in a run every slot is padded with zero bytes to a multiple of 8.
  *
- * Here: checking one client frame, separating an ingress run for consensus, refusing a run, and
- * counting replies for the load tools. All pure: bytes in, bytes out, no allocation, no system
+ * Here: checking one client frame, separating an ingress run for consensus, refusing a run, folding
+ * one for the journal, and counting replies for the load tools. All pure: bytes in, bytes out, no allocation, no system
  * call. Client bytes are hostile and are checked; run bytes were checked before they entered a
  * ring, so a malformed run is our bug and is reported as -1 for the caller to assert on.
  * What belongs to connections is in gate.h.
@@ -37,6 +37,8 @@ enum wire_type {
     WIRE_ERROR = 23,
     WIRE_PONG = 24,
     WIRE_DRAIN = 38,
+    WIRE_ENTRY = 32,
+    WIRE_HARD_STATE = 33,
     WIRE_RAFT_MESSAGE = 41,
     WIRE_CONTROL = 50,         /* an operator's request: COMMAND's layout, numbered like queries */
     WIRE_PEERS = 54
@@ -107,6 +109,25 @@ struct wire_separation {
 
 /* 0, or -1 for a malformed run (our bug). Stops at the first slot that does not fit. */
 int wire_separate(struct wire_separation *separation);
+
+/* What a run of ENTRY and HARD_STATE slots makes of a journal's contents, for the usual case: its
+ * entries go on where the log ends, in the term of the last one, and none is of a kind that the
+ * journal must read. */
+struct wire_fold {
+    const uint8_t *run;
+    uint64_t run_bytes;
+    uint64_t last;         /* in: the log's last index; out: after the run */
+    uint64_t last_term;    /* in: the term of that index */
+    uint64_t first;        /* out: the index of the run's first ENTRY, 0 without one */
+    int64_t last_time_ns;  /* out: of the run's last ENTRY */
+    uint64_t term;         /* out: of the run's last HARD_STATE, like the next two */
+    uint64_t voted_for;
+    uint64_t commit;
+    uint64_t hard_states;  /* out: how many there are */
+};
+
+/* 1: done. 0: the run is not of that sort, or malformed; nothing of `out` means anything. */
+int wire_fold(struct wire_fold *fold);
 
 /* Turn a run of client slots into REFUSED slots, one for each, same order. */
 struct wire_refusal {

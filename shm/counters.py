@@ -117,23 +117,23 @@ class Snapshot:
 
 @define(eq=False)
 class Counter:
-    """One word that its writer adds to or sets. Like a histogram it keeps the file mapped for as long as it lives."""
+    """One word that its writer adds to or sets: by one store of an item, which costs less than a call of C. Like a histogram
+    it keeps the file mapped for as long as it lives."""
 
-    _word: CData = field(repr=False)
-    _pinned: CData = field(repr=False)
+    word: memoryview = field(repr=False)
 
     def add(self, amount: int = 1) -> None:
         """Add to it."""
-        lib.counter_add(self._word, amount)
+        self.word[0] += amount
 
     def set(self, value: int) -> None:
         """Set it, for what goes up and down."""
-        lib.counter_set(self._word, value)
+        self.word[0] = value
 
     @property
     def value(self) -> int:
         """What it holds."""
-        return self._word[0]
+        return self.word[0]
 
 
 @define(eq=False)
@@ -194,7 +194,7 @@ class Counters:
         start = ffi.cast("uint64_t *", address)
         place = layout["roles"][role]
         return cls(
-            {name: Counter(start + word, pinned) for name, word in place["counters"].items()},
+            {name: Counter(view[word : word + 1]) for name, word in place["counters"].items()},
             {name: Histogram(start + word, pinned) for name, word in place["histograms"].items()},
             {name: view[word : word + n] for name, (word, n) in place["words"].items()},
         )

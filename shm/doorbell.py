@@ -70,9 +70,8 @@ def unlink_semaphore(name: str) -> None:
         posix_ipc.unlink_semaphore(name)
 
 
-def monotonic_ns() -> int:
-    """Return CLOCK_MONOTONIC, the clock of every wait here."""
-    return lib.monotonic_ns()
+monotonic_ns = lib.monotonic_ns
+"""Return CLOCK_MONOTONIC, the clock of every wait here."""
 
 
 def die_with_parent(parent_pid: int) -> None:

@@ -40,8 +40,6 @@ void histogram_record_n(uint64_t *words, uint64_t value, uint64_t count) {
 
 void histogram_record(uint64_t *words, uint64_t value) { histogram_record_n(words, value, 1); }
 
-void counter_add(uint64_t *word, uint64_t amount) { store(word, load(word) + amount); }
-
 void counter_set(uint64_t *word, uint64_t value) { store(word, value); }
 
 void words_read(const uint64_t *words, uint64_t *copies, uint64_t count) {

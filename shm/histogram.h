@@ -27,7 +27,6 @@
 /* The writer's side; `words` is aligned to 8. */
 void histogram_record(uint64_t *words, uint64_t value);
 void histogram_record_n(uint64_t *words, uint64_t value, uint64_t count);
-void counter_add(uint64_t *word, uint64_t amount);
 void counter_set(uint64_t *word, uint64_t value);
 
 /* The reader's side: copy `count` words, none torn. */

@@ -148,8 +148,9 @@ class Producer(_End):
         if type(run) is bytes:
             answer = lib.ring_write(self.handle, run, len(run))
         else:
-            with ffi.from_buffer(run) as pointer:
-                answer = lib.ring_write(self.handle, pointer, len(pointer))
+            pointer = ffi.from_buffer(run)
+            answer = lib.ring_write(self.handle, pointer, len(pointer))
+            ffi.release(pointer)
         if answer < 0:
             _fail(-answer)
         return answer == 1

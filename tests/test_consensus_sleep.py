@@ -24,6 +24,7 @@ def leading(*, time_entry: int) -> Consensus:
     shell: Any = Consensus.__new__(Consensus)
     shell.build = "build"
     shell.clock = SimpleNamespace(monotonic_ns=lambda: 0)
+    shell.log_time = SimpleNamespace(at=lambda now_ns: 100)  # pyright: ignore[reportUnknownLambdaType]
     shell.next_tick_ns, shell.timer_due_ns = TICK_NS, -10
     shell.time_entry, shell.applied_index = time_entry, 4
     shell.leader = shell.serving = True

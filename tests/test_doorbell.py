@@ -202,6 +202,21 @@ def test_an_event_loop_blocks_only_while_it_is_armed(event_pair: Pair) -> None:
         assert epoll.poll(0) == [], "who is awake is not rung"
 
 
+def test_who_says_that_it_was_not_rung_leaves_the_token_to_the_next_block(event_pair: Pair) -> None:
+    bell = event_pair.bell
+    with select.epoll() as epoll:
+        epoll.register(bell.fileno(), select.EPOLLIN)
+        assert bell.arm(event_pair.ends)
+        event_pair.producer.write(slot(1))  # After the event loop looked.
+        bell.disarm(rung=False)
+        assert event_pair.consumer.peek()
+        event_pair.consumer.release(event_pair.consumer.length)
+        assert bell.arm(event_pair.ends)
+        assert epoll.poll(-1) == [(bell.fileno(), select.EPOLLIN)]
+        bell.disarm(rung=True)
+        assert epoll.poll(0) == []
+
+
 def test_only_an_eventfd_can_be_armed(pair: Pair) -> None:
     with pytest.raises(ShmError, match="eventfd"):
         pair.bell.arm(pair.ends)
