@@ -98,13 +98,20 @@ class Divergence:
             waiting.append((message.first, message.digests))
 
     def look(self) -> Verdict | None:
-        """Compare what can be compared; the verdict on the first entry that differs, if it can be given."""
+        """Compare what can be compared; the verdict on the first entry that differs, if it can be given.
+
+        Who was told, and has stopped, stands before no later difference.
+        """
         for peer, blocks in self.waiting.items():
             while blocks and self._compare(peer, *blocks[0]):
                 blocks.pop(0)
-        return (
-            self._judge(min(index for index, _ in self.differs.values())) if self.differs else None
-        )
+        while self.differs:
+            verdict = self._judge(min(index for index, _ in self.differs.values()))
+            if verdict is None or concerns(self.raft, verdict):
+                return verdict
+            for peer in verdict.odd:
+                del self.differs[peer]
+        return None
 
     def forget(self) -> None:
         """The role is another one: what peers told was for the leader."""
@@ -160,12 +167,17 @@ def judge(
         if 2 * counted.count(value) > len(voters):
             odd = frozenset(id for id, other in found.items() if other != value)
             return Verdict(index, found, value, odd, of_state)
-    if any(_may_say(raft, id) for id in voters - found.keys()):
+    if any(may_say(raft, id) for id in voters - found.keys()):
         return None  # It will say.
     return Verdict(index, found, None, frozenset(found), of_state)
 
 
-def _may_say(raft: Raft, peer: int) -> bool:
+def concerns(raft: Raft, verdict: Verdict) -> bool:
+    """Whether anybody is there to whom it says something new: it is not, once all that are odd have stopped."""
+    return any(id == raft.id or may_say(raft, id) for id in verdict.odd)
+
+
+def may_say(raft: Raft, peer: int) -> bool:
     """A new leader has not heard of anybody yet; that is no sign that there is nobody."""
     progress = raft.progress.get(peer)
     return progress is not None and not progress.is_silent(

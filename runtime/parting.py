@@ -13,7 +13,7 @@ from attrs import define, evolve, field
 
 from ..raft import Raft
 from .digests import OrdinalDigests
-from .divergence import Place, Verdict
+from .divergence import Place, Verdict, may_say
 
 PATIENCE_TICKS = 300
 ASK_AGAIN_TICKS = 50
@@ -56,8 +56,8 @@ class Parting:
             return verdict
         fresh = verdict.index != self.index
         if fresh:
+            self.forget()
             self.index = verdict.index
-            self._told.clear()
         needed = verdict.odd | self._right(verdict)
         missing = frozenset(id for id in needed if id not in self._told or not self._told[id].ended)
         if not missing:
@@ -84,10 +84,14 @@ class Parting:
         self.index = self._ticks = 0
         self._told.clear()
 
-    @staticmethod
-    def _right(verdict: Verdict) -> frozenset[int]:
-        """One replica of the majority, if there is a majority."""
-        return frozenset(sorted(verdict.found.keys() - verdict.odd)[:1])
+    def _right(self, verdict: Verdict) -> frozenset[int]:
+        """One replica of the majority, if there is a majority: this one, or else one that is heard."""
+        raft = self.raft
+        able = sorted(
+            verdict.found.keys() - verdict.odd,
+            key=lambda id: (id != raft.id, not may_say(raft, id), id),
+        )
+        return frozenset(able[:1])
 
     def _placed(self, verdict: Verdict) -> Verdict:
         right = self._right(verdict)

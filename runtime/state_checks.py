@@ -10,7 +10,7 @@ from attrs import define, field
 
 from ..raft import Raft, Role
 from .digests import StateDigest
-from .divergence import Verdict, judge
+from .divergence import Verdict, concerns, judge
 
 CHECK = 5
 """The kind of the entry; its body is empty, and it changes nothing."""
@@ -57,8 +57,8 @@ class StateChecks:
             found = {self.raft.id: self.own[index]} | self.told[index]
             if len(set(found.values())) > 1:
                 verdict = judge(self.raft, index, found, of_state=True)
-                # None: somebody has yet to say, or was asked in vain; a later one may do.
-                if verdict is not None:
+                # None: somebody has yet to say, or was asked in vain; a later one may do. So where the odd one has stopped.
+                if verdict is not None and concerns(self.raft, verdict):
                     return verdict
         return None
 

@@ -148,6 +148,31 @@ def test_right_after_an_election_who_was_not_heard_yet_may_still_say_who_is_righ
     assert told is not None and (told.expected, told.odd) == (20, frozenset({2}))
 
 
+def test_one_that_was_told_and_has_stopped_stands_before_no_later_difference() -> None:
+    """Of outputs and of states: the third differs after the second has gone, and there are but two."""
+    raft = leading(2, 3)
+    outputs, states = Divergence(raft), StateChecks(raft)
+    for index in range(1, 4):
+        assert raft.start_term(0) if index == 1 else raft.propose(0, b"", 0)
+        states.digested(index, 10)
+        states.heard(StateDigest(2, 1, 1, index, 11))
+        states.heard(StateDigest(3, 1, 1, index, 10 if index < 3 else 12))
+    outputs.applied(1, run(10, 20, 30))
+    outputs.told(Digests(2, 1, 1, 1, run(11)))
+    outputs.told(Digests(3, 1, 1, 1, run(10, 20, 31)))
+    for found in (outputs, states):
+        first = found.look()
+        assert first is not None and (first.index, first.odd) == (1, {2})
+    for _ in range(SILENT_TIMEOUTS * raft.config.election_ticks):
+        raft.tick()
+        raft.step(HeartbeatReply(3, 1, 1))
+
+    for found in (outputs, states):
+        second = found.look()
+        assert second is not None and (second.index, second.expected) == (3, None)
+        assert {1, 3} <= second.odd
+
+
 def test_after_a_snapshot_that_failed_the_states_are_compared_anew_before_the_next() -> None:
     """The CHECK of the failed one says nothing of what has come since."""
     raft = leading(2, 3)
