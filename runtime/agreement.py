@@ -37,6 +37,8 @@ class Agreement:
     odd: Verdict | None = field(default=None, init=False)
     """This leader is not what the others are: it hands over, and stops."""
     hand_over_until_ns: int = field(default=0, init=False)
+    suspect: bool = field(default=False, init=False)
+    """This leader is the odd one, and it is being found out at which command: it takes nothing from clients meanwhile."""
 
     def compare(self, now_ns: int) -> None:
         """Whoever is not what the majority is stops. Raises OperatorError if that is this replica."""
@@ -50,6 +52,7 @@ class Agreement:
             self._pass_on_question()
             return
         verdict = self.divergence.look() or self.states.look()
+        self.suspect = verdict is not None and self.raft.id in verdict.odd
         if verdict is None:
             return
         verdict = self.parting.place(verdict)
@@ -63,6 +66,7 @@ class Agreement:
 
     def forget(self) -> None:
         """The role is another one."""
+        self.suspect = False
         self.divergence.forget()
         self.states.forget()
         self.parting.forget()

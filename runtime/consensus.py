@@ -238,7 +238,7 @@ class Consensus:
     @property
     def _takes_clients(self) -> bool:
         ready = self.serving or (self.recovered is not None and not self._is_alone)
-        return ready and self.build is not None and not self.draining
+        return ready and self.build is not None and not self.draining and not self.agreement.suspect
 
     # What comes in
 

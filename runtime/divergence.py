@@ -5,7 +5,8 @@ differ, the majority of the voters decides: the odd replica stops, naming the en
 hands over first. Without a majority all stop, since nobody can tell who is right.
 
 The digests chain over all outputs, so a replica that once was different stays so; one that differs in state alone is found by
-state_checks.py. Kept are the last WINDOW entries; what a replica tells of older ones is passed over.
+state_checks.py. Kept are the last WINDOW entries; what a replica tells of older ones is passed over. Messages may be lost, and begin
+anywhere after a change of leader: of what was not told nothing is concluded, and the newest digest is told again and again.
 """
 
 from struct import Struct
@@ -21,6 +22,7 @@ WINDOW = 65_536
 BLOCKS_MAX = 256
 SILENT_TIMEOUTS = 4
 """For how many election time-outs a voter that says nothing is waited for."""
+TELL_AGAIN_TICKS = 100
 _VALUE = Struct("<I")
 
 
@@ -56,10 +58,13 @@ class Divergence:
     """The entry that the first of `own` belongs to; 0: none yet."""
     own: bytearray = field(factory=bytearray, init=False)
     told_through: int = field(default=0, init=False)
+    _quiet_ticks: int = field(default=0, init=False)
     agreed: dict[int, int] = field(factory=dict[int, int], init=False)
     """How far each peer's digests were found equal."""
-    differs: dict[int, tuple[int, int]] = field(factory=dict[int, tuple[int, int]], init=False)
-    """(entry, digest) where a peer's first was not."""
+    differs: dict[int, tuple[int, bytearray]] = field(
+        factory=dict[int, tuple[int, bytearray]], init=False
+    )
+    """The first entry at which a peer is known to differ, and its digests from there on."""
     waiting: dict[int, list[tuple[int, bytes]]] = field(
         factory=dict[int, list[tuple[int, bytes]]], init=False
     )
@@ -78,12 +83,16 @@ class Divergence:
             self.base += surplus
 
     def to_tell(self) -> Digests | None:
-        """What the leader has not been told yet, a part at a time."""
+        """What the leader has not been told yet, a part at a time; the newest again, where nothing comes. Once a tick."""
         raft = self.raft
         if not self.own or raft.role is not Role.FOLLOWER or not raft.leader_id:
             return None
         first = max(self.told_through + 1, self.base)
         run = self._slice(first, DIGESTS_MAX)
+        self._quiet_ticks = 0 if run else self._quiet_ticks + 1
+        if self._quiet_ticks == TELL_AGAIN_TICKS:
+            self._quiet_ticks = 0
+            first, run = first - 1, bytes(self.own[-_VALUE.size :])
         if not run:
             return None
         self.told_through = first + len(run) // 4 - 1
@@ -91,7 +100,8 @@ class Divergence:
 
     def told(self, message: Digests) -> None:
         """A peer's. Only a leader compares."""
-        if self.raft.role is not Role.LEADER or len(message.digests) % 4:
+        count, odd_bytes = divmod(len(message.digests), _VALUE.size)
+        if self.raft.role is not Role.LEADER or odd_bytes or not 0 < count <= DIGESTS_MAX:
             return
         waiting = self.waiting.setdefault(message.source, [])
         if len(waiting) < BLOCKS_MAX:
@@ -105,19 +115,18 @@ class Divergence:
         for peer, blocks in self.waiting.items():
             while blocks and self._compare(peer, *blocks[0]):
                 blocks.pop(0)
-        while self.differs:
-            verdict = self._judge(min(index for index, _ in self.differs.values()))
-            if verdict is None or concerns(self.raft, verdict):
+        for index in sorted({index for index, _ in self.differs.values()}):
+            verdict = self._judge(index) if index >= self.base else None
+            if verdict is not None and concerns(self.raft, verdict):
                 return verdict
-            for peer in verdict.odd:
-                del self.differs[peer]
         return None
 
     def forget(self) -> None:
-        """The role is another one: what peers told was for the leader."""
+        """The role is another one: what peers told was for the leader, and another one is told a part of it anew."""
         self.agreed.clear()
         self.differs.clear()
         self.waiting.clear()
+        self.told_through = max(0, self.told_through - DIGESTS_MAX)
 
     def _slice(self, first: int, count: int) -> bytes:
         start = 4 * (first - self.base)
@@ -129,6 +138,7 @@ class Divergence:
         if last >= self.base + len(self.own) // 4:
             return False
         if peer in self.differs:
+            self._go_on(peer, first, run)
             return True
         skipped = max(0, self.base - first)
         run, first = run[4 * skipped :], first + skipped
@@ -139,18 +149,28 @@ class Divergence:
         for at in range(0, len(run), 4):
             if run[at : at + 4] != own[at : at + 4]:
                 index = first + at // 4
-                self.agreed[peer] = max(self.agreed.get(peer, 0), index - 1)
-                self.differs[peer] = (index, _VALUE.unpack_from(run, at)[0])
+                if at:  # Of what lies before its first digest here nobody knows.
+                    self.agreed[peer] = max(self.agreed.get(peer, 0), index - 1)
+                self.differs[peer] = index, bytearray(run[at:])
                 break
         return True
+
+    def _go_on(self, peer: int, first: int, run: bytes) -> None:
+        """More from one that differs: a later entry may be the first of which enough have told."""
+        begin, kept = self.differs[peer]
+        end = begin + len(kept) // 4
+        if first > end or begin < self.base:
+            self.differs[peer] = first, bytearray(run)  # What differed stays different.
+        else:
+            kept += run[4 * (end - first) :]
 
     def _judge(self, index: int) -> Verdict | None:
         raft = self.raft
         own = _VALUE.unpack(self._slice(index, 1))[0]
         found = {raft.id: own}
-        for peer, (at, value) in self.differs.items():
-            if at == index:
-                found[peer] = value
+        for peer, (first, run) in self.differs.items():
+            if first <= index < first + len(run) // 4:
+                found[peer] = _VALUE.unpack_from(run, 4 * (index - first))[0]
         for peer, through in self.agreed.items():
             if through >= index:
                 found[peer] = own
@@ -208,6 +228,8 @@ def command_at(entry: Entry, ordinal: int) -> str:
     """What an entry has at an ordinal, as far as that can be said without the app."""
     if entry.kind == EntryKind.TIME:
         return "a timer that was due"
+    if entry.kind != EntryKind.COMMANDS:
+        return ""
     for at, (kind, message, slot) in enumerate(slots.slots_of(memoryview(entry.body))):
         if at == ordinal and kind == slots.COMMAND:
             key_bytes = COMMAND.unpack_from(slot)[6]

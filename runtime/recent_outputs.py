@@ -59,8 +59,10 @@ def by_ordinal(index: int, run: bytes | bytearray) -> "array[int]":
         else:
             fields = REPLY.unpack_from(slot)
             at, ordinal = fields[5], fields[6]
-            if at != index:  # A kept reply is given again, with the place where it was first given.
-                ordinal = len(values)
+            if at != index or ordinal + 1 < len(values):
+                ordinal = len(
+                    values
+                )  # A kept reply is given again, with the place where it was first given.
         while len(values) <= ordinal:
             values.append(chain)
         chain = values[ordinal] = crc32(slot, chain)

@@ -1,10 +1,13 @@
 """Replicas that put out different things: who stops, what it says, and that the others go on."""
 
 import asyncio
+import os
 import re
+import signal
 import struct
 from array import array
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -27,13 +30,27 @@ from leftfold.raft import (
 )
 from leftfold.runtime.agreement import Agreement
 from leftfold.runtime.client import Client
-from leftfold.runtime.digests import Digests, StateDigest, pack_digests, unpack_digests
-from leftfold.runtime.divergence import SILENT_TIMEOUTS, Divergence, letter, sentence
+from leftfold.runtime.digests import (
+    DIGESTS_MAX,
+    Digests,
+    StateDigest,
+    pack_digests,
+    unpack_digests,
+)
+from leftfold.runtime.divergence import (
+    SILENT_TIMEOUTS,
+    TELL_AGAIN_TICKS,
+    WINDOW,
+    Divergence,
+    letter,
+    sentence,
+)
 from leftfold.runtime.parting import Parting
 from leftfold.runtime.peering import Peering
 from leftfold.runtime.slots import (
     BY_SCHEDULE,
     CONTROL_SNAPSHOT,
+    CONTROL_TRANSFER,
     NOT_TAKEN,
     SnapshotState,
     TakeSnapshot,
@@ -171,6 +188,114 @@ def test_one_that_was_told_and_has_stopped_stands_before_no_later_difference() -
         second = found.look()
         assert second is not None and (second.index, second.expected) == (3, None)
         assert {1, 3} <= second.odd
+
+
+def test_of_what_a_peer_did_not_tell_nothing_is_concluded() -> None:
+    """The leader is wrong from entry 10 on; 3 had told that entry to the leader before, or the message was lost."""
+    found = Divergence(leading(2, 3))
+    found.applied(1, run(*range(1, 10), 999, 1000, 1001))
+    found.told(Digests(2, 1, 1, 1, run(*range(1, 13))))
+    found.told(Digests(3, 1, 1, 11, run(11, 12)))
+
+    verdict = found.look()
+
+    assert verdict is not None and (verdict.index, verdict.odd) == (11, {1})
+
+
+def follower(id: int, leader: int) -> Raft:
+    """As much of it as is looked at."""
+    return cast("Raft", SimpleNamespace(id=id, leader_id=leader, term=1, role=Role.FOLLOWER))
+
+
+def test_after_a_change_of_leader_the_one_that_is_wrong_stops_although_it_leads() -> None:
+    """All had told the entry to the leader before, who was gone before it had looked."""
+    values = {1: [*range(1, 10), 999], 2: [*range(1, 11)], 3: [*range(1, 11)]}
+    found = {id: Divergence(follower(id, 4)) for id in values}
+    for id, each in found.items():
+        each.applied(1, run(*values[id]))
+        assert each.to_tell() is not None
+    found[1].raft = leading(2, 3)
+    for id, each in found.items():
+        each.forget()
+        each.applied(11, run(1000 if id == 1 else 11))
+    for id in (2, 3):
+        found[id].raft = follower(id, 1)
+        told = found[id].to_tell()
+        assert told is not None
+        found[1].told(told)
+
+    verdict = found[1].look()
+
+    assert verdict is not None and (verdict.index, verdict.odd) == (10, {1})
+
+
+def test_the_newest_digest_is_told_again_where_nothing_comes() -> None:
+    """Its only message is lost, and the leader, who is wrong, would answer queries for ever."""
+    third = Divergence(follower(3, 1))
+    third.applied(1, run(10, 20))
+    assert third.to_tell() is not None, "this one is lost"
+    found = Divergence(leading(2, 3))
+    found.applied(1, run(10, 99))
+    found.told(Digests(2, 1, 1, 1, run(10, 20)))
+    assert found.look() is None
+    again = [told for _ in range(TELL_AGAIN_TICKS) if (told := third.to_tell()) is not None]
+    for told in again:
+        found.told(told)
+
+    verdict = found.look()
+
+    assert len(again) == 1
+    assert verdict is not None and (verdict.index, verdict.odd) == (2, {1})
+
+
+def test_a_leader_goes_on_when_the_window_has_passed_a_difference() -> None:
+    found = Divergence(leading(2, 3))
+    found.applied(1, run(10))
+    found.told(Digests(2, 1, 1, 1, run(11)))
+    found.told(Digests(3, 1, 1, 1, run(10)))
+    verdict = found.look()
+    assert verdict is not None and verdict.odd == {2}
+    for first in range(2, WINDOW + 1024, DIGESTS_MAX):
+        found.applied(first, bytes(4 * DIGESTS_MAX))
+        found.told(Digests(2, 1, 1, first, bytes(4 * DIGESTS_MAX)))
+        last = found.look()
+    assert found.base > 1 and last is None
+    assert sum(len(kept) for _, kept in found.differs.values()) <= 4 * WINDOW
+
+
+def test_what_no_leader_would_tell_is_not_kept() -> None:
+    found = Divergence(leading(2, 3))
+    for run_bytes in (b"", b"abc", bytes(4 * DIGESTS_MAX + 4)):
+        found.told(Digests(2, 1, 1, 5, run_bytes))
+    assert not any(found.waiting.values())
+
+
+def test_a_leader_that_is_the_odd_one_takes_nothing_more_from_clients() -> None:
+    """While it is being found out at which command."""
+    raft = leading(2, 3)
+    assert raft.start_term(0) == 1
+    divergence, said = Divergence(raft), list[object]()
+    peering = SimpleNamespace(told_odd=None, say=said.append, asked_ordinals=0)
+    agreement = Agreement(
+        raft,
+        divergence,
+        StateChecks(raft),
+        Parting(raft),
+        cast("Peering", peering),
+        SnapshotPoints(1000),
+        cast("Producer", SimpleNamespace(write=lambda slot: True)),
+    )
+    divergence.applied(1, run(10, 99))
+    agreement.compare(0)
+    assert not agreement.suspect
+    for peer in (2, 3):
+        divergence.told(Digests(peer, 1, 1, 1, run(10, 20)))
+
+    agreement.compare(0)
+
+    assert agreement.suspect and not agreement.hand_over_until_ns
+    agreement.forget()
+    assert not agreement.suspect
 
 
 def test_after_a_snapshot_that_failed_the_states_are_compared_anew_before_the_next() -> None:
@@ -333,3 +458,42 @@ def test_a_fault_that_reaches_no_output_is_found_in_the_state(tmp_path: Path, wh
         assert f"Replica {odd} holds another state than the majority at entry" in said
         assert running.leader(set(running.replicas) - {odd}) != odd
         assert ask(running, step) == Seen(value=before.value + 2)
+
+
+@pytest.mark.xdist_group("serial")
+@pytest.mark.campaign
+def test_who_strays_and_then_leads_stops_and_not_those_that_are_right(tmp_path: Path) -> None:
+    """The leader, whose logic stands still, has not compared the entry when it hands over to the one that strayed there."""
+    with cluster(tmp_path, "straying:app") as running:
+        leader = running.leader()
+        wrong, third = sorted(set(running.replicas) - {leader})
+
+        async def step(client: Client) -> Seen:
+            return await client.ask("d", Step())
+
+        assert ask(running, step) == Seen(value=1)
+        running.agree()
+        (running.path(wrong) / "stray").write_text("d")
+        logic = running.replicas[leader].pid("logic")
+
+        async def send(client: Client) -> None:
+            before = running.counters(leader)["applied_index"]
+            os.kill(logic, signal.SIGSTOP)
+            try:
+                asked = asyncio.create_task(step(client))
+                while running.counters(wrong)["applied_index"] <= before:
+                    await asyncio.sleep(0)
+                running.control(leader, CONTROL_TRANSFER, to=wrong)
+                while running.leader({wrong, third}) != wrong:
+                    await asyncio.sleep(0)
+            finally:
+                os.kill(logic, signal.SIGCONT)
+            await asked
+
+        ask(running, send)
+        process = running.replicas[wrong].process
+        wait_until(lambda: process.poll() is not None, f"the odd one stops: {running.output()}")
+
+        assert f"Replica {wrong} has put out something else" in running.replicas[wrong].output()
+        assert running.alive(leader) and running.alive(third)
+        assert ask(running, step) == Seen(value=3)

@@ -58,6 +58,17 @@ def test_digests_are_chained_over_what_each_ordinal_put_out() -> None:
     assert by_ordinal(INDEX, b"") == array("I")
 
 
+def test_a_request_twice_in_one_entry_moves_no_place() -> None:
+    """The kept reply has the place where it was first given, before that of the command that differs."""
+    found, other = (
+        by_ordinal(
+            INDEX, b"".join(reply(*each) for each in [(0, b"a"), (1, b"b"), (2, text), (0, b"a")])
+        )
+        for text in (b"right", b"wrong")
+    )
+    assert next(at for at in range(len(found)) if found[at] != other[at]) == 2
+
+
 def test_what_is_kept_is_bounded_and_what_is_gone_is_not_told() -> None:
     recent = RecentOutputs()
     run = bytearray(reply(0, bytes(64 * 1024)))
