@@ -12,9 +12,7 @@ Load, replicas and what is measured beside them share the cores of the machine, 
 Systems that are not installed are named. Nothing here is a threshold.
 """
 
-import argparse
 import asyncio
-import json
 import multiprocessing
 import os
 import platform
@@ -39,6 +37,7 @@ from ..runtime.memory import remove_leftovers
 from . import etcd, load, syncobj
 from .cluster import Layout, Members, figures, leader_of
 from .cluster import kill as kill_replica
+from .figures import command_line, give
 from .paced import Paced
 
 APP = "leftfold.actors.ledger:app"
@@ -490,7 +489,7 @@ def _say(value: Any) -> str:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = command_line(__doc__)
     parser.add_argument("--part", action="append", choices=PARTS, help="only this; may be repeated")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--commands", type=int, default=500_000, help="pipelined, each run")
@@ -499,16 +498,9 @@ def main() -> None:
     parser.add_argument("--calm", type=float, default=600.0, metavar="SECONDS")
     parser.add_argument("--away", type=int, default=1_000_000, help="commands that are missed")
     parser.add_argument("--dir", type=Path, help="where to put all directories: on which disk")
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    sizes = Sizes(
-        arguments.commands, arguments.singles, arguments.kills, arguments.calm, arguments.away
-    )
-    found = run(arguments.part or PARTS, arguments.runs, sizes, arguments.dir)
-    if arguments.json:
-        print(json.dumps(found))
-    else:
-        show(found)
+    given = parser.parse_args()
+    sizes = Sizes(given.commands, given.singles, given.kills, given.calm, given.away)
+    give(run(given.part or PARTS, given.runs, sizes, given.dir), show, as_json=given.json)
 
 
 if __name__ == "__main__":

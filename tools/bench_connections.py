@@ -8,9 +8,7 @@ replica is killed and started again. One Python program plays all clients (turns
 Memory is PSS, of each process: before anybody came, and at the end. There is no threshold here.
 """
 
-import argparse
 import contextlib
-import json
 import os
 import platform
 import resource
@@ -34,6 +32,7 @@ from ..runtime.supervisor import read_status
 from . import load
 from .bench_replica import LEDGER_APP
 from .child import Child
+from .figures import command_line, give
 from .footprint import pss_bytes
 from .progress import progress
 from .reading import take
@@ -241,23 +240,19 @@ def show(found: dict[str, Any]) -> None:
 def main() -> None:
     """Measure and print."""
     sizes = Sizes()
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = command_line(__doc__)
     parser.add_argument("--connections", type=int, default=sizes.connections)
     parser.add_argument("--sessions", type=int, default=sizes.sessions)
     parser.add_argument("--active", type=int, default=sizes.active)
     parser.add_argument("--commands", type=int, default=sizes.commands)
     parser.add_argument("--dir", type=Path, help="on which disk")
-    parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     sizes = Sizes(given.connections, given.sessions, given.active, given.commands)
     try:
         found = run(sizes, given.dir)
     except OperatorError as error:
         sys.exit(str(error))
-    if given.json:
-        print(json.dumps(found))
-    else:
-        show(found)
+    give(found, show, as_json=given.json)
 
 
 if __name__ == "__main__":

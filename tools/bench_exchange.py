@@ -8,10 +8,8 @@ each handler, so that the handlers can be told from the machine around them; wha
 and taken off. Medians of the runs; load and replica share the cores of the machine.
 """
 
-import argparse
 import asyncio
 import contextlib
-import json
 import os
 import platform
 import statistics
@@ -31,6 +29,7 @@ from ..runtime.supervisor import read_status
 from . import traffic
 from .bench_replica import EXCHANGE_APP
 from .child import Child
+from .figures import command_line, give
 from .fold import apply, new_machine
 from .history import open_history
 from .orderflow import generate, read_pitch, to_command
@@ -181,21 +180,8 @@ def run(orders: Sequence[traffic.Order], runs: int) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--file", type=Path, help="a PITCH file of real orders")
-    parser.add_argument(
-        "--orders", type=int, default=20_000, help="how many to generate without it"
-    )
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    flow = read_pitch(arguments.file) if arguments.file else generate(SEED, arguments.orders)
-    found = run([to_command(action) for action in flow], arguments.runs)
-    if arguments.json:
-        print(json.dumps(found))
-        return
+def show(found: dict[str, Any]) -> None:
+    """Print the table."""
     table = Table("for each order", "median", "runs", title=str(found["machine"]))
     for name, values in found["runs"].items():
         shown = " ".join(f"{value:,.1f}" for value in values)
@@ -209,6 +195,19 @@ def main() -> None:
             name, f"{handler['calls']:,}", f"{handler['us_each']:.2f}", f"{whole / orders:.2f}"
         )
     Console().print(table)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = command_line(__doc__)
+    parser.add_argument("--file", type=Path, help="a PITCH file of real orders")
+    parser.add_argument(
+        "--orders", type=int, default=20_000, help="how many to generate without it"
+    )
+    parser.add_argument("--runs", type=int, default=3)
+    given = parser.parse_args()
+    flow = read_pitch(given.file) if given.file else generate(SEED, given.orders)
+    give(run([to_command(action) for action in flow], given.runs), show, as_json=given.json)
 
 
 if __name__ == "__main__":

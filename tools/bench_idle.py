@@ -6,8 +6,6 @@ The CPU time is the kernel's, of all threads of all five processes, the supervis
 after a start do not count: segments of the log are filled ahead then. There is no threshold here.
 """
 
-import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -19,6 +17,7 @@ from rich.table import Table
 from ..runtime.topology import PROCESSES
 from .bench_replica import LEDGER_APP
 from .child import Child
+from .figures import command_line, give
 from .footprint import pss_bytes
 from .reading import Window, take
 
@@ -83,17 +82,12 @@ def show(found: dict[str, Any]) -> None:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = command_line(__doc__)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--settle", type=float, default=SETTLE_S)
     parser.add_argument("--app", default=LEDGER_APP)
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    found = run(arguments.seconds, arguments.app, arguments.settle)
-    if arguments.json:
-        print(json.dumps(found))
-    else:
-        show(found)
+    given = parser.parse_args()
+    give(run(given.seconds, given.app, given.settle), show, as_json=given.json)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from ..runtime.slots import CONTROL_SNAPSHOT, CONTROL_STATUS
 from ..shm import Counters
 from . import load
 from .child import Child
+from .figures import command_line, give
 from .footprint import footprint
 from .inquiry import Inquiry, address_of
 from .paced import Paced
@@ -288,21 +289,16 @@ def _show_shapes(console: Console, title: str, shapes: Figures) -> None:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = command_line(__doc__)
     parser.add_argument("--commands", type=int, default=10_000_000)
     parser.add_argument("--accounts", type=int, default=1_000_000)
     parser.add_argument("--tail", type=int, default=100_000)
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--part", action="append", choices=("log", "snapshot", "service"))
     parser.add_argument("--dir", type=Path, help="where to put the replicas' directories")
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    arguments.part = arguments.part or ["log", "snapshot", "service"]
-    found = run(arguments)
-    if arguments.json:
-        print(json.dumps(found))
-    else:
-        show(found)
+    given = parser.parse_args()
+    given.part = given.part or ["log", "snapshot", "service"]
+    give(run(given), show, as_json=given.json)
 
 
 if __name__ == "__main__":

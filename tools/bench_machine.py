@@ -11,9 +11,7 @@ meets all; the figures are CPU time per transfer, the least of the runs, which i
 disturbed least, and their median. Garbage collection rests. There is no threshold here.
 """
 
-import argparse
 import gc
-import json
 import os
 import platform
 import statistics
@@ -34,6 +32,7 @@ from ..actors.ledger import Ledger, Transfer, Transferred
 from ..actors.ledger import app as ledger
 from ..actors.machine import Machine, Outputs
 from ..actors.plain import plain
+from .figures import command_line, give
 
 SESSIONS = 8
 UNANSWERED_MAX = 1_024
@@ -226,17 +225,12 @@ def show(found: dict[str, Any]) -> None:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = command_line(__doc__)
     parser.add_argument("--commands", type=int, default=200_000)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--accounts", type=int, default=1_000)
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    found = run(arguments.commands, arguments.runs, arguments.accounts)
-    if arguments.json:
-        print(json.dumps(found))
-    else:
-        show(found)
+    given = parser.parse_args()
+    give(run(given.commands, given.runs, given.accounts), show, as_json=given.json)
 
 
 def _ignore(ordinal: int) -> None:

@@ -7,8 +7,6 @@ the kernel counts it; then as many at once as it takes. The profiles take turns 
 is no threshold here.
 """
 
-import argparse
-import json
 import os
 import statistics
 import tempfile
@@ -23,6 +21,7 @@ from ..runtime.topology import PROCESSES
 from . import load
 from .bench_replica import LEDGER_APP
 from .child import Child
+from .figures import command_line, give
 from .reading import take
 
 WARM_UP = 200
@@ -89,18 +88,13 @@ def show(found: dict[str, Any]) -> None:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = command_line(__doc__)
     parser.add_argument("--commands", type=int, default=300_000)
     parser.add_argument("--singles", type=int, default=3_000)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--dir", type=Path, default=None)
-    parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    found = run(given.commands, given.singles, given.runs, given.dir)
-    if given.json:
-        print(json.dumps(found))
-    else:
-        show(found)
+    give(run(given.commands, given.singles, given.runs, given.dir), show, as_json=given.json)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,6 @@ interval is within the limit. Commands one at a time cost mostly what the kernel
 than recording costs; so that is told from its parts as well (recording_cost.py), as a bound.
 """
 
-import argparse
-import json
 import os
 import platform
 import random
@@ -29,6 +27,7 @@ from ..runtime.recording import OFF, VARIABLE
 from ..runtime.topology import PROCESSES
 from . import load
 from .child import Child
+from .figures import command_line, give
 from .progress import progress
 from .reading import take
 from .recording_cost import cost_of_a_figure_ns, figures_of_a_command
@@ -189,18 +188,8 @@ def verdict(low: float, high: float) -> str:
     return f"more than {LIMIT:.0%}" if low > LIMIT else "not decided"
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--pairs", type=int, default=40)
-    parser.add_argument("--commands", type=int, default=60_000)
-    parser.add_argument("--dir", type=Path, help="where to put the replicas' directories")
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    found = run(arguments.pairs, arguments.commands, arguments.dir)
-    if arguments.json:
-        print(json.dumps(found))
-        return
+def show(found: dict[str, Any]) -> None:
+    """Print the table."""
     table = Table(
         "load",
         "on",
@@ -232,6 +221,16 @@ def main() -> None:
     console = Console()
     console.print(table)
     console.print(f"{parts['figures']} figures for a command, at most {parts['figure_ns']} ns each")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = command_line(__doc__)
+    parser.add_argument("--pairs", type=int, default=40)
+    parser.add_argument("--commands", type=int, default=60_000)
+    parser.add_argument("--dir", type=Path, help="where to put the replicas' directories")
+    given = parser.parse_args()
+    give(run(given.pairs, given.commands, given.dir), show, as_json=given.json)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,7 @@ Python      what one BlockingClient of ours reaches, with ask_many
 Ratios are those of one run, and their median is shown; there is no threshold here. Load and servers share the machine's cores.
 """
 
-import argparse
 import contextlib
-import json
 import os
 import platform
 import statistics
@@ -35,6 +33,7 @@ from ..runtime.supervisor import read_status
 from . import load
 from .bench_replica import LEDGER_APP, python_client, sync_alone
 from .child import Child
+from .figures import command_line, give
 from .progress import progress
 from .redis_server import LOOPBACK, Benchmark, benchmark, missing, synced_server
 from .resp_load import connect_resp_lanes
@@ -210,23 +209,19 @@ def _whole(value: float) -> str:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = command_line(__doc__)
     parser.add_argument("--commands", type=int, default=500_000)
     parser.add_argument("--singles", type=int, default=20_000)
     parser.add_argument("--clients", type=int, default=CLIENTS)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--dir", type=Path, help="on which disk")
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    sizes = Sizes(arguments.commands, arguments.singles, arguments.clients)
+    given = parser.parse_args()
+    sizes = Sizes(given.commands, given.singles, given.clients)
     try:
-        found = run(sizes, arguments.runs, arguments.dir)
+        found = run(sizes, given.runs, given.dir)
     except OperatorError as error:
         sys.exit(str(error))
-    if arguments.json:
-        print(json.dumps(found))
-    else:
-        show(found)
+    give(found, show, as_json=given.json)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,7 @@ the runs; there is no threshold here. The rate of replay is that from the first 
 end of the log and checking every byte of it is in there as well.
 """
 
-import argparse
 import asyncio
-import json
 import os
 import platform
 import statistics
@@ -29,6 +27,7 @@ from ..runtime.blocking_client import BlockingClient
 from ..shm import Counters
 from . import load, traffic
 from .child import Child
+from .figures import command_line, give
 from .orderflow import read_pitch, to_command
 
 LEDGER_APP = "leftfold.actors.ledger:app"
@@ -164,19 +163,8 @@ def python_client(port: int, commands: int) -> float:
         return commands / (time.perf_counter() - started_s)
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--commands", type=int, default=1_000_000)
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--file", type=Path, help="a PITCH file of real orders")
-    parser.add_argument("--dir", type=Path, help="where to put the replicas' directories")
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    found = run(arguments.commands, arguments.runs, arguments.file, arguments.dir)
-    if arguments.json:
-        print(json.dumps(found))
-        return
+def show(found: dict[str, Any]) -> None:
+    """Print the table."""
     table = Table(
         "figure", "median", "runs", title=f"{found['commands']} transfers, {found['machine']}"
     )
@@ -185,6 +173,17 @@ def main() -> None:
             name, f"{found['median'][name]:,.1f}", " ".join(f"{value:,.1f}" for value in values)
         )
     Console().print(table)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = command_line(__doc__)
+    parser.add_argument("--commands", type=int, default=1_000_000)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--file", type=Path, help="a PITCH file of real orders")
+    parser.add_argument("--dir", type=Path, help="where to put the replicas' directories")
+    given = parser.parse_args()
+    give(run(given.commands, given.runs, given.file, given.dir), show, as_json=given.json)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,7 @@ with slices of the state encoded between them (stalls.py). Times are medians of 
 that has the state already; garbage collection rests in all of them. There is no threshold here.
 """
 
-import argparse
 import gc
-import json
 import os
 import pickle
 import platform
@@ -33,6 +31,7 @@ from ..actors.machine import Machine
 from ..runtime.snapshotfile import Encoder
 from .bgsave import RedisAbsent, measure_bgsave
 from .copied import HEADER, MIB, measure_fork
+from .figures import command_line, give
 from .stalls import KINDS, Keyed, measure_stalls
 
 LEVELS = (1, 3)
@@ -218,17 +217,12 @@ def _shown(name: str, value: float) -> str:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = command_line(__doc__)
     parser.add_argument("--accounts", type=int, default=1_000_000)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--fork", action="store_true", help="measure forked children as well")
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    found = run(arguments.accounts, arguments.runs, arguments.fork)
-    if arguments.json:
-        print(json.dumps(found))
-    else:
-        show(found)
+    given = parser.parse_args()
+    give(run(given.accounts, given.runs, given.fork), show, as_json=given.json)
 
 
 if __name__ == "__main__":

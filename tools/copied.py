@@ -16,6 +16,7 @@ from attrs import asdict, frozen
 
 from ..actors.machine import Machine
 from ..runtime.snapshotfile import Encoder, SnapshotHeader
+from .apart import apart
 
 HEADER = SnapshotHeader(cluster_id=bytes(16), replica_id=1, index=1, term=1, time_ns=0)
 CHUNKS_BETWEEN = 16
@@ -45,22 +46,7 @@ def measure_fork(build: Callable[[], Machine], frozen: bool) -> Fork:
     `frozen`: the parent freezes its objects and the child does not collect, as in logic. Otherwise
     both are left as Python has them.
     """
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if not pid:
-        status = 1
-        try:
-            os.close(reading)
-            os.write(writing, json.dumps(asdict(_forked(build(), frozen))).encode())
-            status = 0
-        finally:
-            os._exit(status)
-    os.close(writing)
-    with open(reading, "rb") as answer:
-        found = answer.read()
-    _, status = os.waitpid(pid, 0)
-    assert status == 0, "the measured process failed"
-    return Fork(**json.loads(found))
+    return Fork(**apart(lambda: asdict(_forked(build(), frozen))))
 
 
 def _forked(machine: Machine, frozen: bool) -> Fork:

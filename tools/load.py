@@ -8,7 +8,6 @@ them is left to the caller. Load at a given pace, whatever is answered, is paced
 
 import secrets
 import select
-import socket
 import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from ..runtime import frames
 from ..runtime._wire import ffi, lib
 from ..runtime.calls import Call, call
 from ..runtime.errors import OperatorError
+from .outgoing import STALLED_S, Outgoing, dialled
 
 if TYPE_CHECKING:
     from ..runtime._wire import CData
@@ -30,7 +30,6 @@ WINDOW = 1024
 SCATTER = 7
 OPENING_CENTS = 10**9
 BUFFER_BYTES = 512 * 1024
-STALLED_S = 30.0
 
 
 @frozen
@@ -185,28 +184,20 @@ def latency(
 
 
 @define(eq=False)
-class Lane:
-    """One connection with one session: pre-encoded frames, and how far they were sent."""
+class Lane(Outgoing):
+    """One connection with one session."""
 
-    link: socket.socket
     session: bytes
-    index: int
-    window: int
-    decoder: frames.Decoder = field(factory=frames.Decoder)
-    commands: memoryview = field(default=memoryview(b""))
-    frame_bytes: int = 0
-    count: int = 0
-    sent_bytes: int = 0
-    received: "CData | None" = None
-    view: memoryview = field(default=memoryview(b""))
-    kept_bytes: int = 0
+    decoder: frames.Decoder = field(factory=frames.Decoder, init=False)
+    received: "CData | None" = field(default=None, init=False)
+    view: memoryview = field(default=memoryview(b""), init=False)
+    kept_bytes: int = field(default=0, init=False)
 
     @classmethod
     def connect(cls, host: str, port: int, session: bytes, index: int) -> "Lane":
         """Connect, greet, and open the session."""
-        connected = socket.create_connection((host, port), STALLED_S)
-        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        lane = cls(connected, session, index, 0)
+        connected = dialled(host, port)
+        lane = cls(connected, index, 0, session)
         connected.sendall(frames.hello())
         welcome = lane.next_frame()
         if not isinstance(welcome, frames.Welcome):
@@ -248,17 +239,6 @@ class Lane:
     def send(self, replied: int) -> bool:
         """Send what the window allows; True if the socket took all of it."""
         return self.send_upto(min(self.count, replied + self.window))
-
-    def send_upto(self, number: int) -> bool:
-        """Send what was not sent yet, up to this request; True if the socket took all of it."""
-        upto = number * self.frame_bytes
-        if upto <= self.sent_bytes:
-            return True
-        try:
-            self.sent_bytes += self.link.send(self.commands[self.sent_bytes : upto])
-        except BlockingIOError:
-            return False
-        return self.sent_bytes == upto
 
     def receive(self, replies: Replies) -> None:
         """Count what has come."""

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from attrs import define, field, frozen
 
 from ..runtime.errors import OperatorError
-from .load import STALLED_S, Lane, Replies, Shape, connect_lanes, transfers
+from .load import Lane, Replies, Shape, connect_lanes, transfers
+from .outgoing import STALLED_S
 from .resp_load import RespLane, connect_resp_lanes
 
 BURST_NS = 1_000_000

@@ -310,14 +310,17 @@ class Display:
 
     def _ready(self, facts: dict[str, Any]) -> None:
         host, port = facts["address"]
-        pids = read_status(self.directory)["pids"]
-        listed = ", ".join(f"{name} {pid}" for name, pid in pids.items())
+        record = read_status(self.directory)
+        listed = ", ".join(f"{name} {pid}" for name, pid in record["pids"].items())
+        resp = (
+            f", for clients of Redis on port {record['resp_port']}" if record["resp_port"] else ""
+        )
         replayed = ""
         if self.recovery_began_s is not None:
             seconds = time.monotonic() - self.recovery_began_s
             replayed = f", after {seconds:.1f} s of recovery"
         print(
-            f"Ready on {host}:{port}, data in {self.directory}, "
+            f"Ready on {host}:{port}{resp}, data in {self.directory}, "
             f"at index {facts['index']}{replayed} ({listed}).",
             flush=True,
         )

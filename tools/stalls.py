@@ -26,6 +26,7 @@ from ..actors.app import encode_body
 from ..actors.layout import COMMAND, EntryKind, SlotType, padded
 from ..actors.machine import Machine, Outputs
 from ..actors.stored import StoredType
+from .apart import apart
 from .copied import memory, write_all
 
 NONE, FORK, SLICES = KINDS = ("none", "fork", "slices")
@@ -79,27 +80,16 @@ def measure_stalls(
 def _in_a_process(
     build: Callable[[], Machine], commands: Callable[[Random], Keyed], batches: int, kind: str
 ) -> Stalls:
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if not pid:
-        status = 1
-        try:
-            machine = build()
-            work = list(batches_of(machine.app, commands, batches))
-            machine.apply(1, 0, EntryKind.COMMANDS, opening(), outputs=Outputs())
-            gc.collect()
-            gc.freeze()
-            gc.disable()
-            os.write(writing, json.dumps(asdict(_run(machine, work, kind))).encode())
-            status = 0
-        finally:
-            os._exit(status)
-    os.close(writing)
-    with open(reading, "rb") as answer:
-        found = answer.read()
-    _, status = os.waitpid(pid, 0)
-    assert status == 0, "the measured process failed"
-    return Stalls(**json.loads(found))
+    def measure() -> dict[str, Any]:
+        machine = build()
+        work = list(batches_of(machine.app, commands, batches))
+        machine.apply(1, 0, EntryKind.COMMANDS, opening(), outputs=Outputs())
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        return asdict(_run(machine, work, kind))
+
+    return Stalls(**apart(measure))
 
 
 # The commands

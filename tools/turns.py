@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 from ..runtime.errors import OperatorError
 from .curves import Curve
-from .load import STALLED_S, Lane, Replies
+from .load import Lane, Replies
+from .outgoing import STALLED_S
 from .resp_load import RespLane
 
 
