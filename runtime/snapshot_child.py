@@ -8,7 +8,6 @@ import errno
 import os
 import socket
 from collections.abc import Callable
-from typing import Protocol
 
 from attrs import define, field
 
@@ -16,19 +15,10 @@ from ..actors.errors import StateNotEncodable
 from ..actors.machine import Machine
 from . import slots
 from .offshoot import EXIT_BROKEN, EXIT_DONE, Offshoot
-from .snapshotfile import Encoder, SnapshotHeader
+from .snapshotfile import Encoder, Owner, SnapshotHeader
 
 EXIT_NOT_ENCODABLE, EXIT_NO_JOURNAL = EXIT_BROKEN + 1, EXIT_BROKEN + 2
 PIECE_BYTES_MAX = slots.PACKET_BYTES_MAX - slots.PACKET.size
-
-
-class Owner(Protocol):
-    """Whose snapshot it is; `identity.Identity` is one."""
-
-    @property
-    def cluster_id(self) -> bytes: ...
-    @property
-    def replica_id(self) -> int: ...
 
 
 @define(eq=False)

@@ -3,6 +3,7 @@
 from attrs import define, field, frozen
 
 from leftfold.runtime import slots
+from leftfold.runtime.journal import Journal
 from leftfold.runtime.segments import Disk
 from leftfold.runtime.snapshotfile import SnapshotHeader
 
@@ -16,6 +17,21 @@ class SampleOwner:
 
 
 OWNER = SampleOwner()
+SMALL = 16 * 1024
+"""Bytes of a segment."""
+
+
+def write(journal: Journal, *runs: bytes) -> None:
+    """Write and sync each run."""
+    for run in runs:
+        journal.write(run)
+        journal.sync()
+
+
+def everything(journal: Journal) -> bytes:
+    """All entries that it had when it was opened."""
+    found = journal.recovered
+    return bytes(journal.read(found.first, found.last, 1 << 30))
 
 
 def entry(index: int, term: int = 1, body: bytes = b"", kind: int = 0) -> bytes:

@@ -18,7 +18,7 @@ import pytest
 from asking import Asker
 from disks import mounted
 from replica import leavings, replica, wait_until
-from written_log import WrittenLog
+from written_log import LAST, LEDGER, WrittenLog, written_deposits
 
 from leftfold.actors.layout import EntryKind
 from leftfold.actors.ledger import Deposit, app
@@ -32,18 +32,11 @@ from leftfold.tools.history import open_history
 from leftfold.tools.manifest import BLOCK_BYTES, NAME
 from leftfold.tools.scratch import beside
 
-APP = "leftfold.actors.ledger:app"
-LAST = 42
-
 
 @pytest.fixture
 def log(tmp_path: Path) -> Iterator[WrittenLog]:
     """Deposits up to entry LAST, two snapshots, and a log that begins behind the first of them."""
-    log = WrittenLog(tmp_path / "data", app, APP, segment_bytes=8192)
-    log.append(EntryKind.TERM_START)
-    log.commands(log.open_session())
-    while log.journal.contents.last < LAST:
-        log.commands(*(log.command("main", Deposit(name, 1)) for name in ("alice", "bob")))
+    log = written_deposits(tmp_path / "data")
     log.snapshot(20)
     log.snapshot(30)
     assert log.journal.discard_before(21) > 0
@@ -115,7 +108,7 @@ def test_a_damaged_snapshot_is_left_out_and_said_to_be(
 
 
 def test_a_log_without_a_snapshot_is_copied_whole(tmp_path: Path) -> None:
-    log = WrittenLog(tmp_path / "data", app, APP)
+    log = WrittenLog(tmp_path / "data", app, LEDGER)
     log.append(EntryKind.TERM_START)
     log.close()
 
@@ -142,7 +135,7 @@ def test_more_can_be_taken_along_to_go_back_further(
 def test_a_log_that_is_whole_goes_back_to_its_beginning(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    log = WrittenLog(tmp_path / "data", app, APP)
+    log = WrittenLog(tmp_path / "data", app, LEDGER)
     for _ in range(4):
         log.append(EntryKind.TIME)
     log.snapshot(3)
@@ -262,7 +255,7 @@ def test_it_goes_back_to_any_index_that_is_in_it(
 
 
 def test_members_of_the_old_cluster_are_left_out_and_change_no_state(tmp_path: Path) -> None:
-    log = WrittenLog(tmp_path / "data", app, APP)
+    log = WrittenLog(tmp_path / "data", app, LEDGER)
     log.commands(log.open_session())
     log.append(EntryKind.CONFIGURATION, [b"who belongs to it, eh???"])
     log.commands(log.command("main", Deposit("alice", 1)))
@@ -413,7 +406,7 @@ def test_every_cut_is_named_by_file_and_offset(
 def test_files_of_another_backup_are_refused(
     copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    other = WrittenLog(tmp_path / "other", app, APP)
+    other = WrittenLog(tmp_path / "other", app, LEDGER)
     other.append(EntryKind.TERM_START)
     other.close()
     foreign = (other.directory / "identity.json").read_bytes()

@@ -17,11 +17,10 @@ from pathlib import Path
 
 import pytest
 from disks import cut_power, loop_disk, mounted
-from test_backup import APP, LAST, files
-from written_log import WrittenLog
+from test_backup import files
+from written_log import LAST, WrittenLog, written_deposits
 
-from leftfold.actors.layout import EntryKind
-from leftfold.actors.ledger import Deposit, app
+from leftfold.actors.ledger import app
 from leftfold.tools.cli import call
 from leftfold.tools.fold import fold
 from leftfold.tools.history import open_history
@@ -72,11 +71,7 @@ DISK_BYTES = 320 << 20
 @pytest.fixture
 def log(tmp_path: Path) -> Iterator[WrittenLog]:
     """Deposits up to entry LAST, with a snapshot of entry 30, in several segments."""
-    log = WrittenLog(tmp_path / "data", app, APP, segment_bytes=8192)
-    log.append(EntryKind.TERM_START)
-    log.commands(log.open_session())
-    while log.journal.contents.last < LAST:
-        log.commands(*(log.command("main", Deposit(name, 1)) for name in ("alice", "bob")))
+    log = written_deposits(tmp_path / "data")
     log.snapshot(30)
     yield log
     log.close()

@@ -9,7 +9,6 @@ import pytest
 from written_log import WrittenLog
 
 from leftfold.actors import App
-from leftfold.actors.layout import EntryKind
 from leftfold.runtime.discovery import load_app
 from leftfold.runtime.errors import OperatorError
 from leftfold.tools.cli import call
@@ -95,10 +94,8 @@ def new_log(tmp_path: Path, bank: App) -> Iterator[Callable[..., WrittenLog]]:
     logs: list[WrittenLog] = []
 
     def write(name: str, *entries: list[tuple[str, str, Any]]) -> WrittenLog:
-        log = WrittenLog(tmp_path / name, bank, APP, segment_bytes=8192)
+        log = WrittenLog.begun(tmp_path / name, bank, APP, segment_bytes=8192)
         logs.append(log)
-        log.append(EntryKind.TERM_START)
-        log.commands(log.open_session())
         add(log, *entries)
         return log
 

@@ -8,7 +8,18 @@ import sys
 
 import pytest
 from attrs import evolve
-from journal_samples import OWNER, FailingDisk, entries, entry, heads, snapshot_of, time_of
+from journal_samples import (
+    OWNER,
+    SMALL,
+    FailingDisk,
+    entries,
+    entry,
+    everything,
+    heads,
+    snapshot_of,
+    time_of,
+    write,
+)
 
 from leftfold.runtime import slots
 from leftfold.runtime.errors import (
@@ -23,8 +34,6 @@ from leftfold.runtime.errors import (
 from leftfold.runtime.journal import Journal
 from leftfold.runtime.records import BLOCK_BYTES, RECORD_HEADER_BYTES
 
-SMALL = 16 * 1024
-
 
 def reopen(journal, *, clean=True):
     """The journal of the same directory, after it was closed, or after its process was killed."""
@@ -33,17 +42,6 @@ def reopen(journal, *, clean=True):
     else:
         journal.abandon()
     return Journal.open(journal.directory, OWNER, segment_bytes=journal.segment_bytes)
-
-
-def write(journal, *runs):
-    for run in runs:
-        journal.write(run)
-        journal.sync()
-
-
-def everything(journal):
-    found = journal.recovered
-    return bytes(journal.read(found.first, found.last, 1 << 30))
 
 
 @pytest.fixture

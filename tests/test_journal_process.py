@@ -6,7 +6,7 @@ import os
 import pytest
 from attrs import evolve
 from journal_rings import Rings
-from journal_samples import OWNER, FailingDisk, entries, entry
+from journal_samples import OWNER, SMALL, FailingDisk, entries, entry, everything, write
 from replica import wait_until
 from snapshot_samples import pieces_of, put, sample
 
@@ -25,19 +25,7 @@ from leftfold.runtime.records import BLOCK_BYTES
 from leftfold.runtime.room import DiskLimits
 from leftfold.runtime.snapshots import snapshot_name
 
-SMALL = 16 * 1024
 MIB = 1024 * 1024
-
-
-def write(journal, *runs):
-    for run in runs:
-        journal.write(run)
-        journal.sync()
-
-
-def everything(journal):
-    found = journal.recovered
-    return bytes(journal.read(found.first, found.last, 1 << 30))
 
 
 @pytest.fixture

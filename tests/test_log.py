@@ -23,9 +23,7 @@ APP = "leftfold.actors.ledger:app"
 @pytest.fixture
 def written(tmp_path: Path) -> Iterator[WrittenLog]:
     """A log with a term's start, a session, two entries of commands, a time entry and a skip."""
-    log = WrittenLog(tmp_path / "data", app, APP)
-    log.append(EntryKind.TERM_START)
-    log.commands(log.open_session())
+    log = WrittenLog.begun(tmp_path / "data", app, APP)
     log.commands(
         log.command("main", Deposit("alice", 100)), log.command("main", Deposit("bob", 50))
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from written_log import WrittenLog
+from written_log import LAST, LEDGER, WrittenLog, written_deposits
 
 from leftfold.actors.layout import EntryKind
 from leftfold.actors.ledger import Deposit, Ledger, app
@@ -19,18 +19,11 @@ from leftfold.tools.fold import begin, check_index, fold
 from leftfold.tools.history import open_history
 from leftfold.tools.until import first_place
 
-APP = "leftfold.actors.ledger:app"
-LAST = 42
-
 
 @pytest.fixture
 def log(tmp_path: Path) -> Iterator[WrittenLog]:
     """Entries of two deposits each from 3 to LAST, in segments of eight kilobytes."""
-    log = WrittenLog(tmp_path / "data", app, APP, segment_bytes=8192)
-    log.append(EntryKind.TERM_START)
-    log.commands(log.open_session())
-    while log.journal.contents.last < LAST:
-        log.commands(*(log.command("main", Deposit(name, 1)) for name in ("alice", "bob")))
+    log = written_deposits(tmp_path / "data")
     yield log
     log.close()
 
@@ -153,7 +146,7 @@ def test_when_every_snapshot_is_damaged_the_log_serves_if_it_is_whole(
 def test_a_snapshot_of_another_replica_or_under_another_name_is_not_used(
     log: WrittenLog, tmp_path: Path
 ) -> None:
-    other = WrittenLog(tmp_path / "other", app, APP)
+    other = WrittenLog(tmp_path / "other", app, LEDGER)
     other.append(EntryKind.TERM_START)
     foreign = other.snapshot(1)
     other.close()

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from written_log import WrittenLog
 
-from leftfold.actors.layout import EntryKind
 from leftfold.actors.ledger import Deposit, PayIn, Transfer, Withdraw, app
 from leftfold.tools.fold import fold
 from leftfold.tools.history import open_history
@@ -23,9 +22,7 @@ APP = "leftfold.actors.ledger:app"
 @pytest.fixture
 def directory(tmp_path: Path) -> Iterator[Path]:
     """Entry 2 opens the session, 3 has two deposits, 4 a transfer, a withdrawal and a payment."""
-    log = WrittenLog(tmp_path / "data", app, APP)
-    log.append(EntryKind.TERM_START)
-    log.commands(log.open_session())
+    log = WrittenLog.begun(tmp_path / "data", app, APP)
     log.commands(
         log.command("main", Deposit("alice", 100)), log.command("main", Deposit("bob", 50))
     )

@@ -87,6 +87,9 @@ ROLL = {
 """A new segment, before …: the calls of the thread that writes the log, from a quiet moment with no room for a batch."""
 FIVE = ("supervisor", *PROCESSES)
 
+Held = tuple[RunningReplica, Line, int, Callable[[], None]]
+"""A replica that stands at a step, a client, how many texts it has acknowledged, and what lets it go on."""
+
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Iterator[Path]:
@@ -124,18 +127,7 @@ def test_kill_9_at_each_step(directory: Path, tmp_path: Path, step: str, victim:
 @pytest.mark.parametrize("step", STEPS)
 def test_a_power_cut_at_each_step(tmp_path: Path, step: str) -> None:
     """What no sync has reached is gone with the power."""
-    image, disk = tmp_path / "image", tmp_path / "disk"
-    with (
-        loop_disk(image, disk, DISK_BYTES),
-        _at(disk / "replica", step) as (running, client, kept, release),
-    ):
-        for process in FIVE:
-            os.kill(running.pid(process), signal.SIGSTOP)
-        cut_power(image, tmp_path / "copy")
-        release()
-        running.end()
-    with mounted(tmp_path / "other", "-o", "loop", str(tmp_path / "copy")) as other:
-        _check(other / "replica", client.session, kept)
+    _cut_power(tmp_path, lambda directory: _at(directory, step), snapshots=2)
 
 
 @pytest.mark.parametrize("victim", ["journal", "supervisor"])
@@ -155,10 +147,19 @@ def test_kill_9_at_each_step_of_a_new_segment(directory: Path, step: str, victim
 
 @pytest.mark.parametrize("step", ROLL)
 def test_a_power_cut_at_each_step_of_a_new_segment(tmp_path: Path, step: str) -> None:
+    _cut_power(tmp_path, lambda directory: _rolling(directory, step), snapshots=1)
+
+
+def _cut_power(
+    tmp_path: Path,
+    held: Callable[[Path], contextlib.AbstractContextManager[Held]],
+    snapshots: int,
+) -> None:
+    """All stand still where one is held; what is on the disk then is all that a replica has elsewhere."""
     image, disk = tmp_path / "image", tmp_path / "disk"
     with (
         loop_disk(image, disk, DISK_BYTES),
-        _rolling(disk / "replica", step) as (running, client, kept, release),
+        held(disk / "replica") as (running, client, kept, release),
     ):
         for process in FIVE:
             os.kill(running.pid(process), signal.SIGSTOP)
@@ -166,13 +167,11 @@ def test_a_power_cut_at_each_step_of_a_new_segment(tmp_path: Path, step: str) ->
         release()
         running.end()
     with mounted(tmp_path / "other", "-o", "loop", str(tmp_path / "copy")) as other:
-        _check(other / "replica", client.session, kept, snapshots=1)
+        _check(other / "replica", client.session, kept, snapshots=snapshots)
 
 
 @contextlib.contextmanager
-def _rolling(
-    directory: Path, step: str
-) -> Generator[tuple[RunningReplica, Line, int, Callable[[], None]]]:
+def _rolling(directory: Path, step: str) -> Generator[Held]:
     """A replica whose log goes into its second segment, how many texts it has acknowledged; two more are on their way."""
     call, nth = ROLL[step]
     with replica(directory, APP, limits=LIMITS) as running, line(running) as client:
@@ -243,9 +242,7 @@ def _received(client: Line) -> str:
 
 
 @contextlib.contextmanager
-def _at(
-    directory: Path, step: str
-) -> Generator[tuple[RunningReplica, Line, int, Callable[[], None]]]:
+def _at(directory: Path, step: str) -> Generator[Held]:
     """A replica whose third snapshot is at this step, how many texts it has acknowledged, and what lets it go on."""
     held = STEPS[step]
     with replica(directory, APP, limits=LIMITS) as running, line(running) as client:

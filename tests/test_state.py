@@ -15,7 +15,6 @@ from replica import APPS, RunningReplica, leavings, replica
 from written_log import WrittenLog
 
 from leftfold.actors import App, Command, Context, actor, handler, message
-from leftfold.actors.layout import EntryKind
 from leftfold.actors.ledger import Deposit, app
 from leftfold.runtime.errors import OperatorError
 from leftfold.tools.history import open_history
@@ -80,9 +79,7 @@ def shown(*arguments: object, cwd: Path | None = None) -> dict[str, Any]:
 @pytest.fixture
 def log(tmp_path: Path) -> Iterator[WrittenLog]:
     """Ten entries of deposits behind the opening, in small segments."""
-    log = WrittenLog(tmp_path / "data", app, LEDGER, segment_bytes=8192)
-    log.append(EntryKind.TERM_START)
-    log.commands(log.open_session())
+    log = WrittenLog.begun(tmp_path / "data", app, LEDGER, segment_bytes=8192)
     for _ in range(10):
         log.commands(*(log.command("main", Deposit(name, 1)) for name in ("alice", "bob") * 10))
     yield log

@@ -24,9 +24,7 @@ APP = "sample_bank:app"
 @pytest.fixture
 def directory(tmp_path: Path) -> Iterator[Path]:
     """Entry 3 has four commands, the second of which overdraws; 4 a hold, whose timer fires in 7."""
-    log = WrittenLog(tmp_path / "data", app, APP)
-    log.append(EntryKind.TERM_START)
-    log.commands(log.open_session())
+    log = WrittenLog.begun(tmp_path / "data", app, APP)
     log.commands(
         log.command("alice", Deposit(100)),
         log.command("alice", Transfer("bob", 500)),

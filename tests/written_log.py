@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 from attrs import define, field
 
-from leftfold.actors import App
+from leftfold.actors import App, ledger
 from leftfold.actors.layout import COMMAND, SKIP_BODY, EntryKind, SlotType, padded
 from leftfold.actors.message import message_version
 from leftfold.runtime import slots
@@ -18,6 +19,8 @@ from leftfold.tools.history import open_history
 
 SESSION = bytes(range(16))
 START_NS = 1_700_000_000_000_000_000
+LEDGER = "leftfold.actors.ledger:app"
+LAST = 42
 
 
 @define
@@ -37,6 +40,16 @@ class WrittenLog:
         self.journal = Journal.open(
             self.directory / "journal", self.identity, segment_bytes=self.segment_bytes
         )
+
+    @classmethod
+    def begun(
+        cls, directory: Path, app: App, app_name: str, *, segment_bytes: int = 1024 * 1024
+    ) -> Self:
+        """A log with the start of a term, and its session opened."""
+        log = cls(directory, app, app_name, segment_bytes)
+        log.append(EntryKind.TERM_START)
+        log.commands(log.open_session())
+        return log
 
     def open_session(self) -> bytes:
         """The slot that opens the one session of this log."""
@@ -95,3 +108,11 @@ class WrittenLog:
     def close(self) -> None:
         """Close the journal as a replica that stops."""
         self.journal.close()
+
+
+def written_deposits(directory: Path) -> WrittenLog:
+    """Entries of two deposits each from 3 to LAST, in segments of eight kilobytes."""
+    log = WrittenLog.begun(directory, ledger.app, LEDGER, segment_bytes=8192)
+    while log.journal.contents.last < LAST:
+        log.commands(*(log.command("main", ledger.Deposit(name, 1)) for name in ("alice", "bob")))
+    return log
