@@ -142,12 +142,7 @@ class Contents:
     def fold_plain(self, run: memoryview, segment: int, offset: int) -> int | None:
         """As `fold`, by one call of C, a run of nothing but hard states and entries that go on where the log ends. None: it is
         another one, and nothing was done."""
-        if (
-            self._order_broken
-            or not self.boundaries
-            or segment != self.place_segments[-1]
-            or offset - self.place_offsets[-1] >= PLACE_EVERY_BYTES
-        ):
+        if offset >= self.place_at(segment):
             return None
         fold = self._fold
         with ffi.from_buffer(run) as pointer:
@@ -161,6 +156,13 @@ class Contents:
         if fold.hard_states:
             self.term, self.voted_for, self.commit = fold.term, fold.voted_for, fold.commit
         return first
+
+    def place_at(self, segment: int) -> int:
+        """The offset of `segment` from which on the next entry's place is to be remembered; 0: its place or its term is, wherever
+        it lies."""
+        if self._order_broken or not self.boundaries or segment != self.place_segments[-1]:
+            return 0
+        return self.place_offsets[-1] + PLACE_EVERY_BYTES
 
     def check(self) -> None:
         """What must hold after a whole batch."""

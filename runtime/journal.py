@@ -195,25 +195,13 @@ class Journal:
         self._unsynced, self._marked = True, False
         current.write([header, *run], size)
 
-    def write_plain(self, run: memoryview) -> bool:
-        """Likewise, if the run is nothing but hard states and entries that go on where the log ends, and the segment has room.
-        False: it is another one, and nothing was done."""
+    def was_written(self, body_bytes: int) -> None:
+        """A record with such a body was written and synced behind the last one (batches.py)."""
         assert not self._unsynced, "the batch before was not synced"
-        current, contents = self.current, self.contents
-        size, offset = RECORD_HEADER_BYTES + len(run), current.offset
-        if size > current.size - offset:
-            return False
-        first = contents.fold_plain(run, current.header.segment_id, offset)
-        if first is None:
-            return False
-        contents.check()
-        last_term = contents.boundaries[-1][1]
-        header = encode_record_header(
-            current.seed, offset, (run,), first, contents.last, last_term, offset
-        )
-        self._unsynced, self._marked = True, False
-        current.write((header, run), size)
-        return True
+        current = self.current
+        current.offset += RECORD_HEADER_BYTES + body_bytes
+        current.filled = max(current.filled, current.offset)
+        self._marked = False
 
     def sync(self) -> None:
         """Make the last batch durable (I4). Must not be called again after it failed."""

@@ -18,11 +18,12 @@ import struct
 from collections import deque
 from collections.abc import Iterator
 
-from attrs import define, evolve, field, fields_dict
+from attrs import define, evolve, field
 
-from ..shm import Consumer, Counter, Counters, Histogram, Inputs, Producer
+from ..shm import Consumer, Counters, Inputs, Producer
 from . import slots
 from .agent import Ends
+from .batches import Batches
 from .clock import Clock
 from .errors import OTHER_FAILURE, CorruptJournal, CorruptSnapshot, JournalFailed
 from .incoming import Incoming
@@ -100,26 +101,6 @@ class Restoring:
 
 
 @define(eq=False)
-class Figures:
-    """What is counted of each batch, looked up once."""
-
-    batches: Counter
-    bytes: Counter
-    syncs: Counter
-    durable_index: Counter
-    segments: Counter
-    write_ns: Histogram
-    fsync_ns: Histogram
-    batch_bytes: Histogram
-
-    @classmethod
-    def of(cls, counters: Counters) -> "Figures":
-        """Those of this process."""
-        known = {**counters.counters, **counters.histograms}
-        return cls(**{name: known[name] for name in fields_dict(cls)})  # pyright: ignore[reportArgumentType]
-
-
-@define(eq=False)
 class JournalProcess:
     """Process 3. Batches in; what is durable, and what was asked for, out."""
 
@@ -135,6 +116,8 @@ class JournalProcess:
     clock: Clock
     disk_limits: DiskLimits = field(factory=DiskLimits)
     counters: Counters | None = None
+    more: bool = field(default=True, init=False)
+    """Whether the last turn may have left something beside what its rings hold: pieces of an answer, or of a preparation."""
     spool: Spool = field(init=False)
     room: Room = field(init=False)
     _persist_bytes: int = field(default=0, init=False)
@@ -142,7 +125,7 @@ class JournalProcess:
         factory=lambda: list[tuple[int, int, int]](), init=False
     )
     """Bytes, and the times of write and sync, of what was written and is not in the figures yet."""
-    _figures: Figures | None = field(default=None, init=False)
+    _batches: Batches = field(init=False)
     _durable: bytes = field(default=b"", init=False)
     """The PERSISTED slot that did not fit yet; a later one says all that it says."""
     _tellings: "deque[bytes]" = field(factory=lambda: deque[bytes](), init=False)
@@ -171,8 +154,7 @@ class JournalProcess:
     def __attrs_post_init__(self) -> None:
         self.disk_limits.check(self.journal.segment_bytes)
         self._ends = (self.persist, self.snapshot, self.persisted, self.read, self.restore)
-        if self.counters is not None:
-            self._figures = Figures.of(self.counters)
+        self._batches = Batches(self.journal, self.persist, self.persisted, self.counters)
         self._inputs = Inputs((self.persist, self.snapshot))
         recovered = self.journal.recovered
         if self.store.kept:
@@ -213,7 +195,9 @@ class JournalProcess:
                 done += self._settle_snapshot()
             if done:
                 self.journal.keep_ahead()
+                self.more = bool(self._requests or self._restores or self._tellings)
                 return done
+            self.more = True
             now_ns = self.clock.monotonic_ns()
             self._look(now_ns)
             quiet = now_ns - self._wrote_ns >= QUIET_NS
@@ -225,11 +209,6 @@ class JournalProcess:
         except (CorruptJournal, CorruptSnapshot) as damage:
             self._fail(OTHER_FAILURE, str(damage))
             raise
-
-    @property
-    def more(self) -> bool:
-        """Whether there are requests to be served, or something of the kind, beside batches."""
-        return bool(self._requests or self._restores or self._undecided or self._tellings)
 
     def ends(self) -> Ends:
         """The rings that it reads, and those that may be full of its answers."""
@@ -248,29 +227,33 @@ class JournalProcess:
         self.journal.close()
 
     def _take_batch(self) -> int:
-        run = self.persist.peek()
-        size = len(run)
-        if not size:
-            return 0
-        started_ns = self.clock.monotonic_ns()
-        written = self.journal.write_plain(run)
-        if written:
-            self._sync(size, started_ns)
+        if self._durable or self._tellings:
+            size = 0  # What was to be told before comes first.
         else:
-            written = self._carry_out(run)
-            self._wrote_ns = self.clock.monotonic_ns()
-        run.release()
-        self.persist.release(size)
-        self._persist_bytes += size
+            size = self._batches.take(self._persist_bytes)
+        written, told = size > 0, self._batches.told
         if written:
+            self._wrote_ns = self._batches.synced_at_ns
+        else:
+            run = self.persist.peek()
+            size = len(run)
+            if not size:
+                return 0
+            written, told = self._carry_out(run), False
+            run.release()
+            self.persist.release(size)
+            self._wrote_ns = self.clock.monotonic_ns()
+        self._persist_bytes += size
+        if not written:
+            return 1
+        if not told:
             held = self.journal.contents
             self._durable = slots.pack_persisted(held.last_term, held.last, self._persist_bytes)
             self._tell()  # Clients wait for this, and for nothing that follows here.
-            self._unlooked_bytes += size
-            if self._figures is not None:
-                self._count(self._figures)
-            if self._wrote_ns >= self._look_due_ns or self._unlooked_bytes >= LOOK_EVERY_BYTES:
-                self._look(self._wrote_ns)
+            self._count()
+        self._unlooked_bytes += size
+        if self._wrote_ns >= self._look_due_ns or self._unlooked_bytes >= LOOK_EVERY_BYTES:
+            self._look(self._wrote_ns)
         return 1
 
     def _carry_out(self, run: memoryview) -> bool:
@@ -312,13 +295,9 @@ class JournalProcess:
         self.journal.write(*parts)
         for part in parts:
             part.release()
-        self._sync(size, started_ns)
-
-    def _sync(self, size: int, started_ns: int) -> None:
-        """What was written is durable on return (I4)."""
         written_ns = self.clock.monotonic_ns()
         self.journal.sync()
-        self._wrote_ns = synced_ns = self.clock.monotonic_ns()
+        synced_ns = self.clock.monotonic_ns()
         self._uncounted.append((size, written_ns - started_ns, synced_ns - written_ns))
 
     # A snapshot from the leader
@@ -552,14 +531,18 @@ class JournalProcess:
         slot = slots.HEADER.pack(slots.HEADER_BYTES + len(text), slots.FAILED, tag) + text
         self.persisted.write(slot + bytes(-len(slot) % 8))
 
-    def _count(self, figures: Figures) -> None:
-        for size, write_ns, fsync_ns in self._uncounted:
-            figures.batches.add()
-            figures.bytes.add(size)
-            figures.syncs.add()
-            figures.write_ns.record(write_ns)
-            figures.fsync_ns.record(fsync_ns)
-            figures.batch_bytes.record(size)
-        self._uncounted.clear()
-        figures.durable_index.set(self.journal.contents.last)
-        figures.segments.set(self.journal.segments)
+    def _count(self) -> None:
+        """What was written here; batch.h counts what it wrote."""
+        written, self._uncounted = self._uncounted, []
+        if self.counters is None:
+            return
+        counters, histograms = self.counters.counters, self.counters.histograms
+        for size, write_ns, fsync_ns in written:
+            counters["batches"].add()
+            counters["bytes"].add(size)
+            counters["syncs"].add()
+            histograms["write_ns"].record(write_ns)
+            histograms["fsync_ns"].record(fsync_ns)
+            histograms["batch_bytes"].record(size)
+        counters["durable_index"].set(self.journal.contents.last)
+        counters["segments"].set(self.journal.segments)

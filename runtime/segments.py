@@ -59,7 +59,7 @@ class Disk:
         try:
             written = self.write(file, parts, offset)
         except OSError as error:
-            raise _failed(path, OTHER_FAILURE, "write to", error) from error
+            raise failed(path, OTHER_FAILURE, "write to", error) from error
         size = sum(map(len, parts))
         if written == size:
             return
@@ -80,7 +80,7 @@ class Disk:
         try:
             self.sync(file)
         except OSError as error:
-            raise _failed(path, FSYNC_FAILED, "sync", error) from error
+            raise failed(path, FSYNC_FAILED, "sync", error) from error
 
     def sync_directory(self, directory: Path) -> None:
         """Make the directory's names durable."""
@@ -126,10 +126,11 @@ def _guard(path: Path, tag: int, verb: str, call: Callable[[], _Result]) -> _Res
     try:
         return call()
     except OSError as error:
-        raise _failed(path, tag, verb, error) from error
+        raise failed(path, tag, verb, error) from error
 
 
-def _failed(path: Path, tag: int, verb: str, error: OSError) -> JournalFailed:
+def failed(path: Path, tag: int, verb: str, error: OSError) -> JournalFailed:
+    """The sentence for a call on the disk that failed, with the tag of the cause."""
     if error.errno in _FULL:
         sentence = (
             f"The disk is full: cannot {verb} {path} ({error.strerror}). "
