@@ -1,4 +1,4 @@
-"""Types of the compiled module: what routes.h, subscriptions.h, wire.h, gate.h and loop.h declare."""
+"""Types of the compiled module: what routes.h, subscriptions.h, wire.h, gate.h, carrier.h and loop.h declare."""
 
 from typing import Any, Final, Self
 
@@ -67,6 +67,13 @@ class Lib:
     LOOP_LEFT: Final[int]
     LOOP_BROKEN: Final[int]
     LOOP_MALFORMED: Final[int]
+    LOOP_LINK: Final[int]
+    LOOP_CARRIERS: Final[int]
+    GATE_LINK: Final[int]
+    CARRIER_TAGS: Final[int]
+    CARRIER_NO_TAIL: Final[int]
+    CARRIER_ENTRIES: Final[int]
+    CARRIER_BYTES: Final[int]
     GATE_FOREIGN: Final[int]
 
     def wire_check(
@@ -125,6 +132,11 @@ class Lib:
     def gate_wait(self, gate: CData, timeout_ms: int, /) -> int: ...
     def gate_accept(self, gate: CData, listener: int, count: int, now_ns: int, /) -> int: ...
     def gate_receive(self, gate: CData, destination: CData, room: int, now_ns: int, /) -> int: ...
+    def carrier_new(self, frame_bytes_max: int, read_bytes_max: int) -> CData: ...
+    def carrier_free(self, carrier: CData) -> None: ...
+    def carrier_passes(
+        self, layouts: CData, slot: bytes, size: int, source: int, target: int
+    ) -> int: ...
     def loop_run(self, gate: CData, loop: CData) -> int: ...
     def gate_flush(self, gate: CData, /) -> None: ...
 

@@ -59,6 +59,7 @@ struct gate_report {
     uint64_t visitors;       /* ... a visitor */
     uint64_t bell;           /* the doorbell's descriptor is readable */
     uint64_t foreign;        /* the descriptor of what Python watches itself is readable */
+    uint64_t links;          /* bit i: GATE_LINK + i is readable */
     uint64_t ready;          /* connections with something to receive */
     uint64_t closes;         /* sessions of visitors that have gone, to be closed when there is room */
     uint64_t dirty;          /* connections with something to flush, close or forget */
@@ -113,8 +114,9 @@ int gate_state(gate *gate, uint32_t number);
 
 /* sockets.c */
 
-enum gate_role { GATE_LISTENER = 0, GATE_BELL = 1, GATE_FOREIGN = 2, GATE_VISITORS = 3 };
-/* Watch a descriptor; reported in gate_report.listening, .visitors (edge), .bell or .foreign (level).
+enum gate_role { GATE_LISTENER = 0, GATE_BELL = 1, GATE_FOREIGN = 2, GATE_VISITORS = 3,
+                 GATE_LINK = 16 /* to 16 + 63 */ };
+/* Watch a descriptor; reported in gate_report.listening, .visitors (edge), .bell, .foreign or .links (level).
  * 0 or -errno. */
 int gate_watch(gate *gate, int fd, int role);
 int gate_unwatch(gate *gate, int fd);

@@ -172,6 +172,7 @@ class Gateway:
         if self.peers is not None:
             assert self.peers.descriptors is self.descriptors
             ends = (*ends, *self.peers.ends)
+            self.peers.carry(self._gate, self._loop)
         self.doorbell.watch(ends)
         if self.tls is not None:
             self._tls_clients = TlsClients(self.tls, self.descriptors, self._gate)
@@ -250,6 +251,8 @@ class Gateway:
         assert not reasons & lib.LOOP_MALFORMED, "logic wrote a slot that is not for the gateway"
         if reasons & lib.LOOP_BROKEN:
             self._say_what_broke()
+        if reasons & lib.LOOP_LINK and self.peers is not None:
+            self.peers.heed_carriers(now_ns)
         if reasons & lib.LOOP_SEND:
             self._scatter_send(now_ns)
         if reasons & lib.LOOP_ACCEPT:
@@ -390,6 +393,8 @@ class Gateway:
         now_ns = self.clock()
         deadline_ns = now_ns + self.limits.flush_ns
         lib.gate_stop(self._gate, now_ns)
+        if self.peers is not None:
+            self.peers.lay_down_carriers()
         while self._report.closing and now_ns < deadline_ns:
             lib.gate_flush(self._gate)
             self._poll(0 if self._report.dirty else 10)

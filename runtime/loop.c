@@ -46,10 +46,11 @@ static int64_t wait_for_work(struct gate *gate, struct loop *loop)
     return 0;
 }
 
-/* The run at the front of a ring goes to connections, up to what is for Python. Returns reasons. */
-static int64_t scatter(struct gate *gate, struct loop *loop, struct ring_end *ring, int64_t other)
+/* What logic says goes to connections. Returns reasons. */
+static int64_t scatter_egress(struct gate *gate, struct loop *loop)
 {
     const struct shm_calls *calls = loop->calls;
+    struct ring_end *ring = loop->egress;
     uint64_t found = calls->peek_upto(ring, loop->scatter_bytes_max);
     if (!found)
         return 0;
@@ -58,11 +59,64 @@ static int64_t scatter(struct gate *gate, struct loop *loop, struct ring_end *ri
         return LOOP_BROKEN;
     loop->busy_ns = loop->now_ns;
     int64_t routed = gate_scatter(gate, calls->data(ring) + (found >> 32), bytes, loop->now_ns);
-    if (routed < 0)
+    if (routed < 0 || (uint64_t)routed < bytes)
         return LOOP_MALFORMED;
-    if (routed && calls->release(ring, (uint64_t)routed) < 0)
+    return calls->release(ring, bytes) < 0 ? LOOP_BROKEN : 0;
+}
+
+static uint64_t carry(struct loop *loop, const uint8_t *run, uint64_t bytes)
+{
+    if (wire_type(run) != WIRE_RAFT_MESSAGE || wire_length(run) < 16)
+        return 0;
+    uint64_t peer = wire_u64(run + 8);
+    for (int at = 0; at < LOOP_CARRIERS; at++)
+        if (loop->carriers[at] && loop->carriers[at]->peer == peer)
+            return carrier_send(loop->carriers[at], run, bytes, loop->now_ns);
+    return 0;
+}
+
+/* What consensus says: to connections, and by carriers to peers. */
+static int64_t scatter_send(struct gate *gate, struct loop *loop)
+{
+    const struct shm_calls *calls = loop->calls;
+    uint64_t found = calls->peek_upto(loop->send, loop->scatter_bytes_max);
+    if (!found)
+        return 0;
+    uint64_t bytes = (uint32_t)found, at = 0;
+    if (bytes == UINT32_MAX)
         return LOOP_BROKEN;
-    return (uint64_t)routed < bytes ? other : 0;
+    const uint8_t *run = calls->data(loop->send) + (found >> 32);
+    loop->busy_ns = loop->now_ns;
+    while (at < bytes) {
+        int64_t routed = gate_scatter(gate, run + at, bytes - at, loop->now_ns);
+        if (routed < 0)
+            return LOOP_MALFORMED;
+        at += (uint64_t)routed;
+        uint64_t carried = at < bytes ? carry(loop, run + at, bytes - at) : 0;
+        if (!carried)
+            break;
+        at += carried;
+    }
+    if (at && calls->release(loop->send, at) < 0)
+        return LOOP_BROKEN;
+    return at < bytes ? LOOP_SEND : 0;
+}
+
+static int64_t serve_carriers(struct gate *gate, struct loop *loop)
+{
+    int64_t reasons = 0;
+    for (int at = 0; at < LOOP_CARRIERS; at++) {
+        struct carrier *carrier = loop->carriers[at];
+        if (!carrier)
+            continue;
+        if (gate->report.links >> at & 1) {
+            carrier_receive(carrier, loop->layouts, loop->calls, loop->receive, loop->now_ns);
+            loop->busy_ns = loop->now_ns;
+        }
+        if (carrier->asks)
+            reasons = LOOP_LINK;
+    }
+    return reasons;
 }
 
 static int64_t receive(struct gate *gate, struct loop *loop)
@@ -99,8 +153,10 @@ static int64_t turn(struct gate *gate, struct loop *loop)
     if (reasons < 0)
         return reasons;
     loop->now_ns = (uint64_t)loop->calls->monotonic_ns();
-    reasons |= scatter(gate, loop, loop->egress, LOOP_MALFORMED);
-    reasons |= scatter(gate, loop, loop->send, LOOP_SEND);
+    reasons |= scatter_send(gate, loop);
+    if (loop->receive)
+        reasons |= serve_carriers(gate, loop);
+    reasons |= scatter_egress(gate, loop);
     reasons |= receive(gate, loop);
     if (gate->report.dirty)
         gate_flush(gate);

@@ -12,12 +12,16 @@ no room, `post` says so and the message is gone (Raft sends again). What the byt
 import socket
 from collections import deque
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from attrs import define, field
 
 from .descriptors import IN, OUT
 from .peer_hello import Hello
 from .tls import Stream
+
+if TYPE_CHECKING:
+    from ._wire import CData
 
 WIRE_BYTES = 256 * 1024
 """What is taken from the queue, and encrypted, at a time."""
@@ -62,10 +66,22 @@ class Link:
     dropped_in_a_row: int = field(default=0, init=False)
     input: bytearray = field(factory=bytearray, init=False)
     events: int = field(default=0, init=False)
+    carrier: "CData | None" = field(default=None, init=False)
+    """C reads this link, and sends on it what needs no queue: carriers.py."""
     queued_bytes: int = field(default=0, init=False)
     _queue: deque[bytes] = field(factory=deque[bytes], init=False)
     _wire: bytes = field(default=b"", init=False)
     _sent: int = field(default=0, init=False)
+
+    @property
+    def last_heard_ns(self) -> int:
+        """When something came last, whoever read it."""
+        return max(self.heard_ns, self.carrier.heard_ns) if self.carrier else self.heard_ns
+
+    @property
+    def last_said_ns(self) -> int:
+        """When something was given to it to send last."""
+        return max(self.said_ns, self.carrier.said_ns) if self.carrier else self.said_ns
 
     def fileno(self) -> int:
         """The socket's descriptor."""
@@ -79,6 +95,11 @@ class Link:
         self.queued_bytes += len(frame)
         self.said_ns = now_ns
         return True
+
+    def resend(self, rest: bytes) -> None:
+        """The rest of a frame that the socket did not take: it goes before all others."""
+        assert self._sent == len(self._wire), "somebody sent while another had begun a frame"
+        self._wire, self._sent = rest, 0
 
     def receive(self, bytes_max: int) -> int:
         """Read once into `input`; the bytes that came. Raises LinkLost, and StreamBroken of the stream."""
@@ -126,7 +147,8 @@ class Link:
         """What the socket is to be watched for."""
         if self.state is State.DIALING:
             return OUT
-        return (0 if self.paused else IN) | (0 if flushed else OUT)
+        reading = not self.paused and self.carrier is None
+        return (IN if reading else 0) | (0 if flushed else OUT)
 
     def waiting_bytes(self) -> int:
         """All that this link holds in memory."""

@@ -25,6 +25,9 @@ THE CONTRACT, for consensus on the other side of the rings
    Disconnected, with a reason: who sends what no replica sends, speaks for another, greets twice, stays silent, floods.
    Each reason is reported when it changes, and never more often than REPORTS_BURST at once and one in REPORT_NS.
 
+ * Where a gateway's loop turns in C, it carries an open message link that needs no TLS (carriers.py): this file then sees
+   only what C would not decide, as if it had come here first.
+
 Time and randomness are given. Nothing here blocks: addresses are numeric.
 """
 
@@ -34,18 +37,20 @@ import os
 import random
 import socket
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
-from attrs import define, evolve, field, frozen
+from attrs import define, evolve, field
 
 from ..shm import Consumer, Producer
 from . import raft_messages, slots
+from .carriers import Carriers
 from .descriptors import IN, OUT, Descriptors
 from .hosts import host_of, numeric_address
+from .link_news import LinkNews
 from .peer_admission import STRANGERS_MAX, Admission
 from .peer_hello import (
     ALIVE_FRAME,
     BULK_LINK,
-    LINKS,
     RAFT_LINK,
     Hello,
     NotAPeer,
@@ -53,39 +58,17 @@ from .peer_hello import (
     refusal,
 )
 from .peer_intake import Intake
+from .peer_limits import PeerLimits
 from .peer_link import Link, LinkLost, State
+from .peer_retries import Retries
 from .reports import Reports
 from .tls import PeerContexts, PlainStream, Stream, StreamBroken, TlsStream
 
-NS_PER_MS = 1_000_000
+if TYPE_CHECKING:
+    from ._wire import CData
+
 ACCEPTS_PER_TURN = 16
 UNGREETED_MAX = 32
-
-
-@frozen(kw_only=True)
-class PeerLimits:
-    """How long a link waits, and how much it holds (I10)."""
-
-    queued_bytes_max: int = 4 * 1024 * 1024
-    hello_ns: int = 1_500 * NS_PER_MS
-    """From the first attempt to connect to the other side's greeting."""
-    alive_ns: int = 400 * NS_PER_MS
-    silent_ns: int = 2_000 * NS_PER_MS
-    linger_ns: int = 500 * NS_PER_MS
-    retry_first_ns: int = 50 * NS_PER_MS
-    retry_max_ns: int = 1_000 * NS_PER_MS
-    refused_ns: int = 3_000 * NS_PER_MS
-    """Before another attempt, after one that was refused with a sentence."""
-    absent_ns: int = 10_000 * NS_PER_MS
-    """How long a replica that should call may be missed before that is said."""
-
-
-@define
-class Retry:
-    """When one link of a replica is dialled next."""
-
-    at_ns: int = 0
-    attempts: int = 0
 
 
 @define(eq=False)
@@ -105,6 +88,8 @@ class Peers:
     contexts: PeerContexts | None = None
     any_build: bool = False
     limits: PeerLimits = field(factory=PeerLimits)
+    carriers: Carriers | None = field(default=None, init=False)
+    """What the gateway's loop carries; None: nothing."""
     messages_out: int = field(default=0, init=False)
     dropped_out: int = field(default=0, init=False)
     refused: int = field(default=0, init=False)
@@ -114,12 +99,10 @@ class Peers:
     _links: list[Link] = field(factory=list[Link], init=False)
     _by_peer: dict[tuple[int, int], Link] = field(factory=dict[tuple[int, int], Link], init=False)
     """(replica, kind): OPEN links, and those that were dialled."""
-    _retries: dict[tuple[int, int], Retry] = field(factory=dict[tuple[int, int], Retry], init=False)
+    _retries: Retries = field(init=False)
     _dirty: set[Link] = field(factory=set[Link], init=False)
     _paused: set[Link] = field(factory=set[Link], init=False)
-    _announced: dict[int, Hello] = field(factory=dict[int, Hello], init=False)
-    _unannounced: bool = field(default=False, init=False)
-    """Consensus may not know of every link as it is."""
+    _news: LinkNews = field(init=False)
     _admission: Admission = field(factory=Admission, init=False)
     _intake: Intake = field(init=False)
     _missed_ns: dict[int, int] = field(factory=dict[int, int], init=False)
@@ -129,6 +112,8 @@ class Peers:
         assert self.receive.slot_bytes_max == self.bulk_receive.slot_bytes_max
         assert self.limits.queued_bytes_max >= self.receive.slot_bytes_max
         self._reports = Reports(self.report)
+        self._retries = Retries(self.limits, self.rng)
+        self._news = LinkNews(self.receive)
         self._intake = Intake(self.own.source, self.receive, self.bulk_receive)
         self._replace(self.addresses)
 
@@ -153,14 +138,40 @@ class Peers:
             for link in [*self._paused]:
                 if self._intake.has_room(link):
                     moved += self._take(link)
-        if self._unannounced:
-            self._announce()
+        if self._news.due:
+            self._news.tell(self._by_peer)
         if now_ns >= self._wake_ns:
             self._look_after()
         if self._dirty:
             for link in [*self._dirty]:
                 self._flush(link)
         return moved
+
+    def carry(self, gate: "CData", loop: "CData") -> None:
+        """Let the gateway's loop carry what is plainly fine."""
+        own, bytes_max = self.own.source, self._intake.read_bytes_max
+        self.carriers = Carriers(gate, loop, self.receive, own, bytes_max)
+
+    def heed_carriers(self, now_ns: int) -> None:
+        """What C would not decide about links that it carries."""
+        assert self.carriers is not None
+        self._now_ns = now_ns
+        for link in self.carriers.asking():
+            if link.carrier is None:
+                continue  # Another one's fault has ended it meanwhile.
+            self._dirty.add(link)
+            if self.carriers.take(link):
+                self._take(link)
+            else:
+                self._read(link)
+
+    def lay_down_carriers(self) -> None:
+        """The loop turns no more: all links are Python's."""
+        if self.carriers is not None:
+            for link in self._links:
+                self.carriers.detach(link)
+                self._dirty.add(link)
+            self.carriers = None
 
     def arriving(self, now_ns: int) -> None:
         """The time of the events that `descriptors.turn` is about to bring."""
@@ -174,7 +185,7 @@ class Peers:
     @property
     def is_held_up(self) -> bool:
         """Whether something here waits for room in a ring, so that `turn` is to be called whenever a ring rings."""
-        return self._unannounced or bool(self._paused)
+        return self._news.due or bool(self._paused)
 
     @property
     def ends(self) -> tuple[Consumer | Producer, ...]:
@@ -193,10 +204,11 @@ class Peers:
 
     def counts(self) -> dict[str, int]:
         """What the gateway publishes."""
+        carried_in, carried_out = self.carriers.counts() if self.carriers is not None else (0, 0)
         return {
             "peers_linked": self.connected,
-            "peer_messages_in": self._intake.messages,
-            "peer_messages_out": self.messages_out,
+            "peer_messages_in": self._intake.messages + carried_in,
+            "peer_messages_out": self.messages_out + carried_out,
             "peer_dropped_in": self._intake.dropped,
             "peer_dropped_out": self.dropped_out,
             "peer_refused": self.refused,
@@ -227,12 +239,7 @@ class Peers:
             if link.peer in self.addresses and wanted.get(link.peer) != self.addresses[link.peer]:
                 self._close(link, None)
         self.addresses = wanted
-        dialled = [replica for replica in wanted if replica < self.own.source]
-        self._retries = {
-            (replica, kind): self._retries.get((replica, kind), Retry())
-            for replica in dialled
-            for kind in LINKS
-        }
+        self._retries.dial(replica for replica in wanted if replica < self.own.source)
         callers = [replica for replica in wanted if replica > self.own.source]
         self._missed_ns = {replica: self._missed_ns.get(replica, 0) for replica in callers}
         self._wake_ns = 0
@@ -279,6 +286,8 @@ class Peers:
         except LinkLost as lost:
             self._lose(link, str(lost))
             return
+        if link.carrier is not None:
+            link.carrier.held = not flushed
         if not (flushed and link.state is State.CLOSING) or self._shut(link):
             self._watch(link, flushed=flushed)
 
@@ -302,6 +311,8 @@ class Peers:
             self._lose(link, "it broke the connection")
 
     def _read(self, link: Link) -> None:
+        if self.carriers is not None and link.carrier is not None:
+            self.carriers.take(link)
         try:
             came = link.receive(self._intake.read_bytes_max)
         except LinkLost as lost:
@@ -313,6 +324,7 @@ class Peers:
             return
         if came and link.state is not State.CLOSING:
             link.heard_ns = self._now_ns
+        if (came or link.carrier is not None) and link.state is not State.CLOSING:
             self._take(link)
         self._dirty.add(link)
 
@@ -328,7 +340,13 @@ class Peers:
                 self._dirty.add(link)
         except (NotAPeer, raft_messages.Malformed) as error:
             self._end(link, str(error))
-        return before - len(link.input)
+        taken = before - len(link.input)
+        if self.carriers is not None and link.state is State.OPEN and link.kind == RAFT_LINK:
+            if link.carrier is None:
+                self.carriers.attach(link)
+            else:
+                self.carriers.give_back(link)
+        return taken
 
     # Getting to know each other
 
@@ -355,7 +373,7 @@ class Peers:
             failed = error.errno or errno.EIO
         if failed not in (0, errno.EINPROGRESS):
             sock.close()
-            self._retry(link)
+            self._retries.ended(link, self._now_ns)
             self._tell_trouble(link, f"it cannot be reached ({os.strerror(failed)})")
             return
         self._by_peer[replica, kind] = link
@@ -440,7 +458,7 @@ class Peers:
         link.state = State.OPEN
         link.heard_ns = self._now_ns
         self._wake_ns = 0
-        self._unannounced = True
+        self._news.due = True
         if link.kind == RAFT_LINK:
             self._reports.good(
                 f"replica {link.peer}",
@@ -476,11 +494,12 @@ class Peers:
     def _begin_closing(self, link: Link, *, refused: bool) -> None:
         if self._by_peer.get((link.peer, link.kind)) is link:
             del self._by_peer[link.peer, link.kind]
-        self._retry(link, refused=refused)
+        self._retries.ended(link, self._now_ns, refused=refused)
+        self._uncarry(link)
         link.state = State.CLOSING
         link.paused = False
         self._paused.discard(link)
-        self._unannounced = True
+        self._news.due = True
         link.input.clear()
         link.since_ns = self._now_ns
         self._dirty.add(link)
@@ -505,33 +524,25 @@ class Peers:
         closing = link.state is State.CLOSING
         self._forget(link)
         if not closing:
-            self._retry(link)
+            self._retries.ended(link, self._now_ns)
 
     def _forget(self, link: Link) -> None:
         if link not in self._links:
             return
+        self._uncarry(link)
         self._links.remove(link)
         self._dirty.discard(link)
         self._paused.discard(link)
-        self._unannounced = True
+        self._news.due = True
         if self._by_peer.get((link.peer, link.kind)) is link:
             del self._by_peer[link.peer, link.kind]
         self.descriptors.forget(link.fileno())
         link.sock.close()
         self._wake_ns = 0
 
-    def _retry(self, link: Link, *, refused: bool = False) -> None:
-        retry = self._retries.get((link.peer, link.kind))
-        if retry is None or not link.dialled:
-            return
-        limits = self.limits
-        if link.state is State.OPEN and self._now_ns - link.since_ns > limits.retry_max_ns:
-            retry.attempts = 0
-        pause_ns = min(limits.retry_first_ns << min(retry.attempts, 32), limits.retry_max_ns)
-        if refused:
-            pause_ns = limits.refused_ns
-        retry.attempts += 1
-        retry.at_ns = self._now_ns + pause_ns // 2 + self.rng.randrange(pause_ns // 2 + 1)
+    def _uncarry(self, link: Link) -> None:
+        if self.carriers is not None:
+            self.carriers.detach(link)
 
     # What is due
 
@@ -548,22 +559,17 @@ class Peers:
                         link,
                         "it does not answer" if link.dialled else "it called and did not greet",
                     )
-            elif not link.paused and now_ns - link.heard_ns > limits.silent_ns:
+            elif not link.paused and now_ns - link.last_heard_ns > limits.silent_ns:
                 self._close(link, "it has fallen silent")
-            elif now_ns - link.said_ns >= limits.alive_ns and not link.queued_bytes:
+            elif now_ns - link.last_said_ns >= limits.alive_ns and not link.queued_bytes:
                 self._say(link, ALIVE_FRAME)
         if self.own.build:
-            for (replica, kind), retry in self._retries.items():
-                if (replica, kind) not in self._by_peer and now_ns >= retry.at_ns:
-                    self._dial(replica, kind)
+            for place, at_ns in [*self._retries.missing(self._by_peer)]:
+                if now_ns >= at_ns:
+                    self._dial(*place)
             self._look_for_callers()
-        self._wake_ns = min([now_ns + limits.alive_ns // 2, *self._due()])
-
-    def _due(self) -> list[int]:
-        """The next attempts to connect."""
-        if not self.own.build:
-            return []
-        return [retry.at_ns for place, retry in self._retries.items() if place not in self._by_peer]
+        dialling = self._retries.missing(self._by_peer) if self.own.build else ()
+        self._wake_ns = min([now_ns + limits.alive_ns // 2, *(at_ns for _, at_ns in dialling)])
 
     def _look_for_callers(self) -> None:
         for replica, missed_ns in self._missed_ns.items():
@@ -575,24 +581,6 @@ class Peers:
                 )
                 self._reports.tell(f"replica {replica}", sentence, self._now_ns, unless_told=True)
                 self._missed_ns[replica] = self._now_ns
-
-    def _announce(self) -> None:
-        """Tell consensus how the message links stand, where it does not know it yet."""
-        up = {
-            replica: link.hello
-            for (replica, kind), link in self._by_peer.items()
-            if kind == RAFT_LINK and link.state is State.OPEN and link.hello is not None
-        }
-        for replica in [*self._announced.keys() - up.keys()]:
-            serves = self._announced[replica].serves
-            if self.receive.write(slots.pack_link(replica, serves, up=False)):
-                del self._announced[replica]
-        for replica, hello in up.items():
-            if self._announced.get(replica) != hello and self.receive.write(
-                slots.pack_link(replica, hello.serves, up=True)
-            ):
-                self._announced[replica] = hello
-        self._unannounced = up != self._announced
 
     # What is said
 

@@ -93,7 +93,7 @@ int gate_wait(gate *gate, int timeout_ms)
 {
     struct epoll_event events[EVENTS];
     int count = epoll_wait(gate->epoll, events, EVENTS, timeout_ms);
-    gate->report.bell = gate->report.foreign = 0;
+    gate->report.bell = gate->report.foreign = gate->report.links = 0;
     if (count < 0)
         return -errno;
     for (int i = 0; i < count; i++) {
@@ -106,6 +106,8 @@ int gate_wait(gate *gate, int timeout_ms)
             gate->report.bell = 1;
         else if (name == (SPECIAL | GATE_FOREIGN))
             gate->report.foreign = 1;
+        else if (name & SPECIAL)
+            gate->report.links |= UINT64_C(1) << (name - (SPECIAL | GATE_LINK));
         else
             note_edges(gate, name, events[i].events);
     }

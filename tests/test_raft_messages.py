@@ -1,6 +1,7 @@
 """Raft's messages as slots: every message comes back as it was, and no bytes do more than raise Malformed."""
 
 import random
+import struct
 import typing
 
 import attrs
@@ -11,11 +12,15 @@ from hypothesis import strategies as st
 from leftfold.raft import messages
 from leftfold.raft.messages import AppendEntries, Entry, Heartbeat, InstallSnapshot
 from leftfold.runtime import raft_messages, slots
+from leftfold.runtime._wire import ffi, lib
+from leftfold.runtime.carriers import set_layouts
 from leftfold.runtime.raft_messages import Malformed, check, decode, encode
 
 NUMBERS = st.integers(0, raft_messages.NUMBER_MAX)
 BODIES = st.binary(max_size=100)
 KINDS = typing.get_args(raft_messages.Said)
+LAYOUTS = ffi.new("struct carrier_layout[]", lib.CARRIER_TAGS)
+set_layouts(LAYOUTS)
 
 
 @st.composite
@@ -50,6 +55,14 @@ def unpadded(slot: bytes) -> bytes:
     return slot[: slots.HEADER.unpack_from(slot)[0]]
 
 
+def is_carried(slot: bytes) -> bool:
+    """Whether C lets it pass, between the replicas that it names (carrier.h)."""
+    target, source = struct.unpack_from("<QQ", slot, 8) if len(slot) >= 24 else (0, 0)
+    for wrong in ((source + 1) % 2**64, target), (source, (target + 1) % 2**64):
+        assert not lib.carrier_passes(LAYOUTS, slot, len(slot), *wrong)
+    return bool(lib.carrier_passes(LAYOUTS, slot, len(slot), source, target))
+
+
 def test_every_message_of_raft_has_a_layout() -> None:
     assert {layout.kind for layout in raft_messages.LAYOUTS} == {*KINDS}
     assert {*typing.get_args(messages.Message)} < {*KINDS}
@@ -68,6 +81,7 @@ def test_a_message_comes_back_as_it_was(message: raft_messages.Said) -> None:
     layout = next(layout for layout in raft_messages.LAYOUTS if layout.kind is type(message))
     wanted = raft_messages.Envelope(layout.tag, message.target, message.source)
     assert check(found) == raft_messages.envelope(slot) == wanted
+    assert is_carried(found)
 
 
 @given(any_message(), st.data())
@@ -91,7 +105,9 @@ def test_a_broken_message_is_malformed_or_another_message(
     except Malformed:
         with pytest.raises(Malformed):
             check(bytes(slot))
+        assert not is_carried(bytes(slot))
     else:
+        assert is_carried(bytes(slot))
         assert unpadded(encode(found)) == slot
         assert check(bytes(slot)).source == found.source
 
@@ -111,7 +127,9 @@ def test_random_bytes_behind_a_true_header_are_malformed_or_a_message() -> None:
         try:
             found = decode(head + rest)
         except Malformed:
+            assert not is_carried(head + rest)
             continue
+        assert is_carried(head + rest)
         assert unpadded(encode(found)) == head + rest
 
 
