@@ -12,12 +12,12 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from replica import DEADLINE_S, RunningReplica
+from replica import DEADLINE_S, RunningReplica, wait_until
 
 from leftfold.actors.layout import Status
 from leftfold.runtime import frames
@@ -283,3 +283,25 @@ def askers(
     finally:
         for asker in working:
             asker.abandon()
+
+
+def make_progress(working: list[Asker], answers: int = 50) -> None:
+    """Wait until every client has this many answers more."""
+    goals = [asker.answered + answers for asker in working]
+
+    def reached() -> bool:
+        for asker in working:
+            if asker.failure is not None:
+                raise asker.failure
+        return all(asker.answered >= goal for asker, goal in zip(working, goals, strict=True))
+
+    wait_until(reached, f"every client gets {answers} answers more")
+
+
+def check_totals(running: RunningReplica, working: Sequence[Asker]) -> None:
+    """Every client has every answer, each was right, and the counters say the same."""
+    for asker in working:
+        asker.finish()
+    with line(running) as client:
+        for asker in working:
+            assert client.read(asker.key) == {"value": asker.total, "commands": asker.asked}

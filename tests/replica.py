@@ -16,6 +16,7 @@ from typing import Any
 
 from leftfold.runtime.config import ReplicaConfig
 from leftfold.runtime.topology import PROCESSES, segment_prefix
+from leftfold.shm import Counters
 
 DEADLINE_S = 60.0
 APPS = Path(__file__).parent / "apps"
@@ -151,3 +152,20 @@ def replica(directory: Path, app: str = "counting:app", **config: Any) -> Iterat
         yield running
     finally:
         running.end()
+
+
+def refusal(directory: Path, **config: Any) -> str:
+    """Start a replica that must not run: the only sentence that it printed."""
+    log = directory.with_suffix(".log")
+    before = len(log.read_text()) if log.exists() else 0
+    starting = RunningReplica(directory, config.pop("app", "counting:app"), **config)
+    assert starting.process.wait(DEADLINE_S) == 1
+    printed = starting.output()[before:].splitlines()
+    sentences = [text for text in printed if not text.startswith("[")]
+    assert len(sentences) == 1, "\n".join(printed)
+    return sentences[0]
+
+
+def figure(directory: Path, process: str, name: str) -> int:
+    """One counter of a replica, read without disturbing it."""
+    return Counters.read(directory / "counters")[process].counters[name]

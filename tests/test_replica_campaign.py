@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 import msgspec
 import pytest
-from asking import ADD, Asker, askers, line, port_of, total_of
+from asking import ADD, Asker, askers, check_totals, line, port_of, total_of
 from disks import cut_power, failing_calls, loop_disk, mounted
 from domain_logs import PITCH, PITCH_ABSENT
 from replica import RunningReplica, leavings, replica, wait_until
@@ -64,15 +64,6 @@ def make_progress(working: Sequence[Asker], answers: int) -> None:
 
     goal = answered() + answers
     wait_until(lambda: answered() >= goal, f"{answers} answers more")
-
-
-def check_totals(running: RunningReplica, working: Sequence[Asker]) -> None:
-    """Every client gets all its answers; then every counter is exactly what was asked for."""
-    for asker in working:
-        asker.finish()
-    with line(running) as client:
-        for asker in working:
-            assert client.read(asker.key) == {"value": asker.total, "commands": asker.asked}
 
 
 def halt(running: RunningReplica) -> None:

@@ -17,8 +17,8 @@ from typing import Any
 import attrs
 import msgspec
 import pytest
-from asking import ADD, EXIT, Asker, Line, askers, line, port_of, total_of
-from replica import APPS, DEADLINE_S, RunningReplica, leavings, replica, wait_until
+from asking import ADD, EXIT, Line, askers, check_totals, line, make_progress, port_of, total_of
+from replica import APPS, DEADLINE_S, RunningReplica, figure, leavings, refusal, replica, wait_until
 
 from leftfold.actors.layout import Status
 from leftfold.actors.limits import Limits
@@ -29,7 +29,6 @@ from leftfold.runtime.discovery import load_app
 from leftfold.runtime.errors import OperatorError
 from leftfold.runtime.snapshotfile import contents
 from leftfold.runtime.snapshots import list_snapshots
-from leftfold.shm import Counters
 from leftfold.tools.decoding import lines_of
 from leftfold.tools.history import open_history
 
@@ -105,33 +104,6 @@ def restored(running: RunningReplica) -> set[int]:
     return {event["index"] for event in running.events("restoring")}
 
 
-def make_progress(working: list[Asker], answers: int = 50) -> None:
-    """Wait until every client has this many answers more."""
-    goals = [asker.answered + answers for asker in working]
-
-    def reached() -> bool:
-        for asker in working:
-            if asker.failure is not None:
-                raise asker.failure
-        return all(asker.answered >= goal for asker, goal in zip(working, goals, strict=True))
-
-    wait_until(reached, f"every client gets {answers} answers more")
-
-
-def check_totals(running: RunningReplica, working: list[Asker]) -> None:
-    """Every client has every answer, each was right, and the counters say the same."""
-    for asker in working:
-        asker.finish()
-    with line(running) as client:
-        for asker in working:
-            assert client.read(asker.key) == {"value": asker.total, "commands": asker.asked}
-
-
-def figure(directory: Path, process: str, name: str) -> int:
-    """One counter of a replica, read without disturbing it."""
-    return Counters.read(directory / "counters")[process].counters[name]
-
-
 def newest(directory: Path) -> Path:
     return list_snapshots(directory / "snapshots")[-1][1]
 
@@ -153,18 +125,6 @@ def keep(client: Line, request: int, text_bytes: int) -> frames.Frame:
     text = os.urandom(text_bytes // 2).hex()
     client.command(request, KEEP, "a", 1, text=text)
     return client.receive()
-
-
-def refusal(directory: Path, **config: Any) -> str:
-    """Start a replica that must not run: the only sentence that it printed."""
-    log = directory.with_suffix(".log")
-    before = len(log.read_text()) if log.exists() else 0
-    starting = RunningReplica(directory, config.pop("app", "counting:app"), **config)
-    assert starting.process.wait(DEADLINE_S) == 1
-    printed = starting.output()[before:].splitlines()
-    sentences = [text for text in printed if not text.startswith("[")]
-    assert len(sentences) == 1, "\n".join(printed)
-    return sentences[0]
 
 
 # Taken, and taken up

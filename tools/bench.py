@@ -8,7 +8,6 @@ BENCHMARKS.md, are programs: python -m leftfold.tools.bench_...
 
 import json as json_module
 import os
-import platform
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from .bench_redis import CLIENTS, PIPELINE
 from .bench_replica import LEDGER_APP, sync_alone
 from .child import Child
 from .curves import Curve, drawn, plot, shown_percents
+from .figures import machine
 from .paced import Paced
 from .paper import paper
 from .progress import progress
@@ -111,7 +111,11 @@ def replica(
     """
     if directory is not None and not directory.is_dir():
         raise OperatorError(f"{directory} is not a directory: name an existing one.")
-    found: dict[str, Any] = {"machine": _machine(), "commands": commands, "per_second": {}}
+    found: dict[str, Any] = {
+        "machine": machine() | {"load_average": round(os.getloadavg()[0], 1)},
+        "commands": commands,
+        "per_second": {},
+    }
     curves: list[Curve] = []
     with (
         tempfile.TemporaryDirectory(prefix="leftfold-bench-", dir=directory) as place,
@@ -174,16 +178,6 @@ def _curve(name: str, paced: Paced) -> Curve:
     finally:
         paced.close()
     return Curve(name, sorted(paced.took_ns))
-
-
-def _machine() -> dict[str, Any]:
-    return {
-        "cores": os.cpu_count(),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "processor": platform.machine(),
-        "load_average": round(os.getloadavg()[0], 1),
-    }
 
 
 def _latency(curves: Sequence[Curve], rate: float, seconds: float) -> dict[str, Any]:

@@ -18,7 +18,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -36,7 +35,7 @@ from ..runtime.slots import CONTROL_SNAPSHOT, CONTROL_STATUS
 from ..shm import Counters
 from . import load
 from .child import Child
-from .figures import command_line, give
+from .figures import command_line, give, machine
 from .footprint import footprint
 from .inquiry import Inquiry, address_of
 from .paced import Paced
@@ -207,12 +206,7 @@ def _watch(directory: Path, with_snapshot: bool, connection: Any) -> None:
 def run(arguments: argparse.Namespace) -> Figures:
     """All parts that are wanted."""
     found: Figures = {
-        "machine": {
-            "cores": os.cpu_count(),
-            "kernel": platform.release(),
-            "python": platform.python_version(),
-            "processor": platform.machine(),
-        },
+        "machine": machine(),
         "load_average_before": os.getloadavg()[0],
         "accounts": arguments.accounts,
     }

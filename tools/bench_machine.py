@@ -12,8 +12,6 @@ disturbed least, and their median. Garbage collection rests. There is no thresho
 """
 
 import gc
-import os
-import platform
 import statistics
 import time
 from collections import deque
@@ -32,7 +30,7 @@ from ..actors.ledger import Ledger, Transfer, Transferred
 from ..actors.ledger import app as ledger
 from ..actors.machine import Machine, Outputs
 from ..actors.plain import plain
-from .figures import command_line, give
+from .figures import command_line, give, machine
 
 SESSIONS = 8
 UNANSWERED_MAX = 1_024
@@ -170,12 +168,7 @@ def run(commands: int, runs: int, accounts: int) -> dict[str, Any]:
         return statistics.median(one / other for one, other in pairs)
 
     return {
-        "machine": {
-            "cores": os.cpu_count(),
-            "kernel": platform.release(),
-            "python": platform.python_version(),
-            "processor": platform.machine(),
-        },
+        "machine": machine(),
         "commands": commands,
         "accounts": accounts,
         "least": least,

@@ -16,7 +16,6 @@ Ratios are those of one run, and their median is shown; there is no threshold he
 
 import contextlib
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -33,7 +32,7 @@ from ..runtime.supervisor import read_status
 from . import load
 from .bench_replica import LEDGER_APP, python_client, sync_alone
 from .child import Child
-from .figures import command_line, give
+from .figures import command_line, give, machine
 from .progress import progress
 from .redis_server import LOOPBACK, Benchmark, benchmark, missing, synced_server
 from .resp_load import connect_resp_lanes
@@ -168,12 +167,7 @@ def run(sizes: Sizes, runs: int, directory: Path | None = None) -> dict[str, Any
                 for name, value in found.items():
                     measured.setdefault(name, []).append(value)
     return {
-        "machine": {
-            "cores": os.cpu_count(),
-            "kernel": platform.release(),
-            "python": platform.python_version(),
-            "processor": platform.machine(),
-        },
+        "machine": machine(),
         "load_average": round(os.getloadavg()[0], 1),
         "commands": sizes.commands,
         "singles": sizes.singles,

@@ -11,7 +11,6 @@ end of the log and checking every byte of it is in there as well.
 
 import asyncio
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -27,7 +26,7 @@ from ..runtime.blocking_client import BlockingClient
 from ..shm import Counters
 from . import load, traffic
 from .child import Child
-from .figures import command_line, give
+from .figures import command_line, give, machine
 from .orderflow import read_pitch, to_command
 
 LEDGER_APP = "leftfold.actors.ledger:app"
@@ -127,12 +126,7 @@ def run(commands: int, runs: int, file: Path | None, place: Path | None) -> dict
                 for name, value in part().items():
                     measured.setdefault(name, []).append(value)
     return {
-        "machine": {
-            "cores": os.cpu_count(),
-            "kernel": platform.release(),
-            "python": platform.python_version(),
-            "processor": platform.machine(),
-        },
+        "machine": machine(),
         "commands": commands,
         "median": {name: statistics.median(values) for name, values in measured.items()},
         "runs": measured,

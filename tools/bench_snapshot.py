@@ -11,9 +11,7 @@ that has the state already; garbage collection rests in all of them. There is no
 """
 
 import gc
-import os
 import pickle
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -31,7 +29,7 @@ from ..actors.machine import Machine
 from ..runtime.snapshotfile import Encoder
 from .bgsave import RedisAbsent, measure_bgsave
 from .copied import HEADER, MIB, measure_fork
-from .figures import command_line, give
+from .figures import command_line, give, machine
 from .stalls import KINDS, Keyed, measure_stalls
 
 LEVELS = (1, 3)
@@ -149,12 +147,7 @@ def run(count: int, runs: int, with_forks: bool) -> dict[str, Any]:
                 stalls[one.kind].append(asdict(one))
         shapes[shape] = {"median": medians, "runs": measured, "forks": forks, "stalls": stalls}
     return {
-        "machine": {
-            "cores": os.cpu_count(),
-            "kernel": platform.release(),
-            "python": platform.python_version(),
-            "processor": platform.machine(),
-        },
+        "machine": machine(),
         "redis": redis,
         "accounts": count,
         "shapes": shapes,

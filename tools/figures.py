@@ -1,7 +1,9 @@
-"""The command line that all benchmarks have: what is measured is said by options, and the figures come as a table or as JSON."""
+"""What all benchmarks have: a command line, and figures that come as a table or, with the machine they are of, as JSON."""
 
 import argparse
 import json
+import os
+import platform
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +13,16 @@ def command_line(text: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(text or "").partition("\n")[0])
     parser.add_argument("--json", action="store_true", help="print the figures as a JSON object")
     return parser
+
+
+def machine() -> dict[str, Any]:
+    """Where it was measured."""
+    return {
+        "cores": os.cpu_count(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "processor": platform.machine(),
+    }
 
 
 def give(found: dict[str, Any], show: Callable[[dict[str, Any]], None], *, as_json: bool) -> None:
