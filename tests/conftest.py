@@ -6,6 +6,7 @@ import sys
 from collections.abc import Generator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 MAY_SKIP_ON_CI = {
     "test_a_power_cut_costs_no_answer": "needs loop devices and the right to mount",
@@ -44,7 +45,12 @@ MAY_SKIP_ON_CI = {
 
 
 def pytest_configure() -> None:
-    """Processes that tests start inherit that Ctrl-C is ignored, as a shell has it for a job in the background."""
+    """No test fails because the machine is slow. And processes that tests start inherit that Ctrl-C is ignored, as a shell
+    has it for a job in the background."""
+    settings.register_profile(
+        "patient", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+    settings.load_profile("patient")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

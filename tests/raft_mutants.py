@@ -1,6 +1,6 @@
 """Would the tests notice? Each mutant is raft/ with one rule broken, in a copy; every one must be caught.
 
-    python -m tests.raft_mutants [--seeds N] [--only WORD]
+    .venv/bin/python -m tests.raft_mutants [--seeds N] [--only WORD] [--jobs N]
 
 For each: the quick tests of raft/ (which of them fails first) and N random histories (the
 first of them that fails). The repository is not touched. It fails if a mutant survives both, if a mutation no
@@ -238,6 +238,18 @@ MUTANTS = (
         "core.py",
         "        if self.log.term_at(durable) != self.term:\n            return\n",
         "",
+    ),
+    Mutant(
+        "a replica under repair is the heir",
+        "core.py",
+        "            if not self._peers[peer].repairing\n        ]\n",
+        "        ]\n",
+    ),
+    Mutant(
+        "a silent replica is the heir",
+        "core.py",
+        "            (self._is_heard(peer), self._peers[peer].match, -peer)\n",
+        "            (True, self._peers[peer].match, -peer)\n",
     ),
     Mutant(
         "a read is confirmed by an earlier round",
