@@ -40,7 +40,6 @@ PARK_MS = 100
 """The longest sleep, so that signals and time-outs are seen; a wake-up never depends on it."""
 
 ACCEPTS_PER_TURN = 64
-LISTEN_BACKLOG = 1024
 TOKENS_MAX = 8
 CLAIM_BYTES_MAX = 1024 * 1024
 SCATTER_BYTES_MAX = 1024 * 1024
@@ -96,38 +95,6 @@ class Identity:
             raise OperatorError(
                 f"At most {TOKENS_MAX} tokens can be valid at a time, each of 1 to {lib.WIRE_TOKEN_BYTES_MAX} bytes."
             )
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Open the listening socket; port 0 picks a free one. Raises OperatorError with a sentence."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-    except socket.gaierror as error:
-        raise OperatorError(f"{host!r} is no address of this machine: {error.strerror}.") from error
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(LISTEN_BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise OperatorError(_why_not(host, port, error)) from error
-    listener.setblocking(False)
-    return listener
-
-
-def _why_not(host: str, port: int, error: OSError) -> str:
-    match error.errno:
-        case errno.EADDRINUSE:
-            return f"Port {port} on {host} is in use by another program: stop it, or choose another port with --port."
-        case errno.EACCES:
-            return f"Port {port} needs privileges: choose one above 1023 with --port."
-        case errno.EADDRNOTAVAIL:
-            return f"{host} is not an address of this machine: choose another with --host."
-        case _:
-            return f"Cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}."
 
 
 @define(eq=False)

@@ -14,7 +14,8 @@ from served import Echo, Served, slots_of, until
 
 from leftfold.runtime import slots
 from leftfold.runtime._wire import ffi, lib
-from leftfold.runtime.gateway import Gateway, GatewayLimits, Identity, listen
+from leftfold.runtime.gateway import Gateway, GatewayLimits, Identity
+from leftfold.runtime.listening import listen
 from leftfold.shm import DOORBELL_BYTES, Consumer, Doorbell, Producer, RingCorrupt, format_ring
 from leftfold.shm.ring import HEADER_BYTES, ring_bytes
 
