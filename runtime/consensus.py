@@ -379,7 +379,9 @@ class Consensus:
 
     def _propose(self, kind: int, body: bytes, now_ns: int) -> int:
         assert self.log_time is not None
-        index = self.raft.propose(kind, body, self.log_time.at(now_ns))
+        # The turn's clock was read before a term that was opened in it.
+        time_ns = max(self.log_time.at(now_ns), self.raft.log.last_time_ns)
+        index = self.raft.propose(kind, body, time_ns)
         assert index is not None, "a leader that refuses was asked before"
         self.feed.proposed(len(body))
         self.counters.counters["entries"].add()

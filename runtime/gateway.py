@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from attrs import define, field, frozen
 
-from ..shm import CALLS, Consumer, Counters, Doorbell, Producer
+from ..shm import CALLS, Consumer, Counters, Doorbell, Histogram, Producer
 from . import slots
 from ._wire import ffi, lib
 from .clock import Clock
@@ -122,6 +122,8 @@ class Gateway:
     _gate: "CData" = field(init=False, repr=False)
     _report: "CData" = field(init=False, repr=False)
     _loop: "CData" = field(init=False, repr=False)
+    _latency: Histogram | None = field(init=False, default=None)
+    """What the loop fills: it stays mapped for as long."""
     _drain_asked: bool = field(init=False, default=False)
     _drain_sent: bool = field(init=False, default=False)
     _tick_ns: int = field(init=False, default=0)
@@ -176,8 +178,8 @@ class Gateway:
         if self.peers is not None:
             loop.bulk = ffi.cast("struct ring_end *", self.peers.bulk_send.handle)
         if self.counters is not None:
-            words = self.counters.histograms["latency_ns"].words
-            loop.latency_ns = ffi.cast("uint64_t *", words)
+            self._latency = self.counters.histograms["latency_ns"]
+            loop.latency_ns = ffi.cast("uint64_t *", self._latency.words)
         loop.frame_bytes = frame_bytes
         loop.claim_bytes_max = min(CLAIM_BYTES_MAX, self.ingress.run_bytes_max)
         loop.scatter_bytes_max = SCATTER_BYTES_MAX
@@ -203,9 +205,10 @@ class Gateway:
         loop = self._loop
         loop.reading = reading
         loop.due_ns = self._tick_ns
+        loop.watchful = self._drain_asked and not self._drain_sent  # DRAIN waits for room.
         if self.peers is not None:
             loop.due_ns = min(self._tick_ns, self.peers.due_ns)
-            loop.watchful = self.peers.is_held_up
+            loop.watchful |= self.peers.is_held_up
         reasons = lib.loop_run(self._gate, loop)
         loop.leave = 0
         if reasons < 0:

@@ -90,7 +90,7 @@ static int64_t scatter_send(struct gate *gate, struct loop *loop)
     while (at < bytes) {
         int64_t routed = gate_scatter(gate, run + at, bytes - at, loop->now_ns);
         if (routed < 0)
-            return LOOP_MALFORMED;
+            break; /* Python says so */
         at += (uint64_t)routed;
         uint64_t carried = at < bytes ? carry(loop, run + at, bytes - at) : 0;
         if (!carried)

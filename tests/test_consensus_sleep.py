@@ -7,13 +7,14 @@ from raft_samples import lead, raft_with, take
 
 from leftfold.runtime.agent import PARK_NS_MAX
 from leftfold.runtime.agreement import Agreement
+from leftfold.runtime.clock import Clock, LogTime
 from leftfold.runtime.consensus import Consensus
 from leftfold.runtime.divergence import Divergence
 from leftfold.runtime.parting import Parting
 from leftfold.runtime.peering import Peering
 from leftfold.runtime.slots import BY_SCHEDULE
 from leftfold.runtime.snapshot_points import SnapshotPoints
-from leftfold.runtime.state_checks import StateChecks
+from leftfold.runtime.state_checks import CHECK, StateChecks
 from leftfold.shm import Producer
 
 TICK_NS = 5_000_000
@@ -68,3 +69,19 @@ def test_while_the_others_start_it_sleeps() -> None:
     shell = leading(time_entry=0)
     shell.build = None
     assert shell.sleep_ns() == PARK_NS_MAX
+
+
+def test_a_clock_read_before_the_term_was_opened_is_no_step_back_of_log_time() -> None:
+    """A turn reads the clock first, may open a term after that, and then proposes a CHECK by the first reading."""
+    clock = Clock()
+    now_ns = clock.monotonic_ns()
+    raft = raft_with([])
+    lead(raft, 2, 3)
+    shell: Any = Consensus.__new__(Consensus)
+    shell.raft = raft
+    shell.log_time = LogTime.start_term(clock, 0, 1 << 60, accept_step=True)
+    shell.feed = SimpleNamespace(proposed=lambda size: None)
+    shell.counters = SimpleNamespace(counters={"entries": SimpleNamespace(add=lambda: None)})
+    raft.start_term(shell.log_time.at(clock.monotonic_ns()), b"build")
+
+    assert shell._propose(CHECK, b"", now_ns) == 2

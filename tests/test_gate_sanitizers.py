@@ -26,17 +26,28 @@ FLAGS = ["-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-Wno-format"
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 
-def compile_harness(directory: Path) -> Path:
-    program = directory / "gate_harness"
+LOOP_SOURCES = [
+    *SOURCES,
+    ROOT / "runtime/loop.c",
+    ROOT / "runtime/carrier.c",
+    *(ROOT / "shm" / f"{name}.c" for name in ("ring", "doorbell", "histogram", "calls")),
+]
+
+
+def compile_harness(
+    directory: Path, name: str = "gate_harness", sources: list[Path] = SOURCES
+) -> Path:
+    program = directory / name
     command = [
         "cc",
         *FLAGS,
         *SANITIZE,
         f"-I{ROOT / 'runtime'}",
-        str(ROOT / "tests/c/gate_harness.c"),
+        f"-I{ROOT / 'shm'}",
+        str(ROOT / f"tests/c/{name}.c"),
     ]
     built = subprocess.run(
-        [*command, *map(str, SOURCES), "-o", str(program)],
+        [*command, *map(str, sources), "-pthread", "-o", str(program)],
         check=False,
         capture_output=True,
         text=True,
@@ -58,6 +69,18 @@ def run_harness(program: Path, seed: int, rounds: int) -> dict[str, int]:
 
 def test_broken_frames_and_hostile_timing_report_nothing(tmp_path: Path) -> None:
     program = compile_harness(tmp_path)
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+
+    totals = run_harness(program, seed, 20_000)
+
+    assert min(totals.values()) > 0, f"the harness does not reach everything: {totals}"
+
+
+def test_the_loop_between_real_sockets_and_rings_and_the_fold_report_nothing(
+    tmp_path: Path,
+) -> None:
+    program = compile_harness(tmp_path, "loop_harness", LOOP_SOURCES)
     seed = random.randrange(2**32)
     print(f"seed {seed}")
 
