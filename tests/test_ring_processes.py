@@ -10,7 +10,7 @@ import os
 import random
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -264,7 +264,7 @@ def test_a_producer_stopped_longer_than_every_time_out_corrupts_nothing(
 
 
 @contextlib.contextmanager
-def on_one_core() -> Iterator[None]:
+def on_one_core() -> Generator[None]:
     """This process and what it starts take turns: the ring is full, and empty, again and again."""
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cores)})
