@@ -66,6 +66,17 @@ class Alone:
     def run(self) -> int:
         return lib.loop_run(self.gate, self.loop)
 
+    def answer_one(self) -> None:
+        """One command in, and its reply out."""
+        with self.connect() as client:
+            client.sendall(request(3, session_id(1), 1))
+            while not self.ingress.peek_bytes():
+                self.loop.leave = 1
+                self.run()
+            assert self.egress.write(pad(reply(session_id(1), 1)))
+            self.loop.leave = 1
+            self.run()
+
     def connect(self) -> socket.socket:
         client = socket.create_connection(self.gateway.address, 30)
         assert self.run() == lib.LOOP_ACCEPT
@@ -224,57 +235,41 @@ def test_a_full_ingress_is_counted_once_and_clients_are_read_again_when_there_is
 def test_latencies_are_recorded_where_a_histogram_is_given(alone: Alone) -> None:
     words = ffi.new("uint64_t[]", 4 + 2368)
     alone.loop.latency_ns = words
-    with alone.connect() as client:
-        client.sendall(request(3, session_id(1), 1))
-        while not alone.ingress.peek_bytes():
-            alone.loop.leave = 1
-            alone.run()
-        assert alone.egress.write(pad(reply(session_id(1), 1)))
-        alone.loop.leave = 1
-        alone.run()
+    alone.answer_one()
     assert sum(words[4 : 4 + 2368]) == 1
     assert words[0] > 0
 
 
-def test_a_slot_on_send_that_is_broken_is_not_said_to_be_of_logic() -> None:
+def test_a_slot_on_send_that_is_broken_is_not_said_to_be_of_logic(alone: Alone) -> None:
     """loop.h: LOOP_SEND is what `send` gives where its first slot is for peers, or broken."""
-    alone = Alone()
-    try:
-        assert alone.send.write(struct.pack("<IHHQ", 16, 99, 0, 0))
-        reasons = alone.run()
-        assert reasons == lib.LOOP_SEND and not reasons & lib.LOOP_MALFORMED
-    finally:
-        alone.close()
+    assert alone.send.write(struct.pack("<IHHQ", 16, 99, 0, 0))
+    reasons = alone.run()
+    assert reasons == lib.LOOP_SEND and not reasons & lib.LOOP_MALFORMED
 
 
-def test_a_drain_that_waits_for_room_goes_as_soon_as_there_is_room() -> None:
+def test_a_drain_that_waits_for_room_goes_as_soon_as_there_is_room(alone: Alone) -> None:
     """Nothing is due, so that only the ring can wake it."""
-    alone = Alone()
     gateway = alone.gateway
-    try:
-        gateway._tick_ns = 1 << 62
-        slot = struct.pack("<IHH", 4096, 3, 0) + bytes(4088)
-        while gateway.ingress.write(slot):
-            pass
-        gateway.drain()
-        gateway._begin_drain()
-        assert not gateway._drain_sent
-        turn = threading.Thread(target=lambda: gateway.turn(reading=False))
-        alone.loop.leave = 0
-        turn.start()
-        while not gateway.doorbell.armed():
-            os.sched_yield()
-        alone.ingress.release(len(alone.ingress.peek_bytes()))
-        turn.join()
-        assert alone.ingress.peek_bytes() == b"" and gateway.ingress.free() > 0
-    finally:
-        alone.close()
+    gateway._tick_ns = 1 << 62
+    slot = struct.pack("<IHH", 4096, 3, 0) + bytes(4088)
+    while gateway.ingress.write(slot):
+        pass
+    gateway.drain()
+    gateway._begin_drain()
+    assert not gateway._drain_sent
+    turn = threading.Thread(target=lambda: gateway.turn(reading=False))
+    alone.loop.leave = 0
+    turn.start()
+    while not gateway.doorbell.armed():
+        os.sched_yield()
+    alone.ingress.release(len(alone.ingress.peek_bytes()))
+    turn.join()
+    assert alone.ingress.peek_bytes() == b"" and gateway.ingress.free() > 0
 
 
 FILL = """
 import gc, sys
 sys.path.insert(0, sys.argv[1])
-from gates import pad, reply, request, session_id
 from test_loop import Alone
 from leftfold.runtime.metrics import schema
 from leftfold.shm import Counters
@@ -285,14 +280,7 @@ alone.gateway.counters = counters
 alone.loop.latency_ns = alone.gateway._new_loop(4096).latency_ns
 counters.close()
 gc.collect()
-with alone.connect() as client:
-    client.sendall(request(3, session_id(1), 1))
-    while not alone.ingress.peek_bytes():
-        alone.loop.leave = 1
-        alone.run()
-    assert alone.egress.write(pad(reply(session_id(1), 1)))
-    alone.loop.leave = 1
-    alone.run()
+alone.answer_one()
 print("fine")
 """
 
