@@ -410,9 +410,15 @@ def test_files_of_another_backup_are_refused(
     other.append(EntryKind.TERM_START)
     other.close()
     foreign = (other.directory / "identity.json").read_bytes()
-    (copy / "identity.json").write_bytes(foreign)
+    own = (copy / "identity.json").read_bytes()
 
+    (copy / "identity.json").write_bytes(foreign[:-1].ljust(len(own) - 1)[: len(own) - 1] + b"\n")
     assert "identity.json at offset 0" in refused(copy, tmp_path / "again", capsys)
+
+    # A hash seed has ten digits or fewer, so another identity may be longer or shorter.
+    for other_length in (foreign + b" " * len(own), foreign[:100]):
+        (copy / "identity.json").write_bytes(other_length)
+        assert "identity.json at offset" in refused(copy, tmp_path / "again", capsys)
 
 
 def test_a_damaged_tar_is_refused_wherever_the_damage_is(
