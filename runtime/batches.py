@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 from attrs import define, field
 
-from ..shm import CALLS, Consumer, Counters, Producer
+from ..shm import Consumer, Counters, Producer
 from ._wire import ffi, lib
 from .errors import FSYNC_FAILED, OTHER_FAILURE
 from .journal import Journal
 from .segments import failed
+from .shm_table import SHM_TABLE
 
 if TYPE_CHECKING:
     from ._wire import CData
@@ -41,7 +42,7 @@ class Batches:
 
     def __attrs_post_init__(self) -> None:
         batch = self._batch = ffi.new("struct batch *")
-        batch.calls = ffi.cast("struct shm_calls *", CALLS)
+        batch.calls = SHM_TABLE
         batch.persist = ffi.cast("struct ring_end *", self.persist.handle)
         batch.persisted = ffi.cast("struct ring_end *", self.persisted.handle)
         batch.bytes_max = BYTES_MAX

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from attrs import define, field, frozen
 
-from ..shm import CALLS, Consumer, Counters, Doorbell, Histogram, Producer
+from ..shm import Consumer, Counters, Doorbell, Histogram, Producer
 from . import slots
 from ._wire import ffi, lib
 from .clock import Clock
@@ -29,6 +29,7 @@ from .config import TransportLimits
 from .descriptors import Descriptors
 from .errors import OperatorError
 from .metrics import COUNTED
+from .shm_table import SHM_TABLE
 from .tls_clients import TlsClients
 from .visitors import Vocabulary, admit
 
@@ -171,7 +172,7 @@ class Gateway:
 
     def _new_loop(self, frame_bytes: int) -> "CData":
         loop = ffi.new("struct loop *")
-        loop.calls = ffi.cast("struct shm_calls *", CALLS)
+        loop.calls = SHM_TABLE
         loop.bell = ffi.cast("struct doorbell *", self.doorbell.handle)
         for name in ("ingress", "egress", "send"):
             setattr(loop, name, ffi.cast("struct ring_end *", getattr(self, name).handle))

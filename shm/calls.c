@@ -7,6 +7,7 @@
 
 const struct shm_calls *shm_calls(void) {
     static const struct shm_calls calls = {
+        .table_bytes = sizeof calls,
         .claim_upto = ring_claim_upto,
         .claimed = ring_claimed,
         .commit = ring_commit,
@@ -19,6 +20,7 @@ const struct shm_calls *shm_calls(void) {
         .disarm = doorbell_disarm,
         .monotonic_ns = monotonic_ns,
         .record = histogram_record,
+        .wait = doorbell_wait,
     };
     return &calls;
 }

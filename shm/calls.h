@@ -12,6 +12,7 @@ struct doorbell;
 #endif
 
 struct shm_calls {
+    uint64_t table_bytes;
     uint64_t (*claim_upto)(struct ring_end *end, uint64_t minimum, uint64_t maximum);
     uint64_t (*claimed)(struct ring_end *end);
     int (*commit)(struct ring_end *end, uint64_t size);
@@ -24,6 +25,7 @@ struct shm_calls {
     int (*disarm)(struct doorbell *bell, int rung);
     int64_t (*monotonic_ns)(void);
     void (*record)(uint64_t *histogram, uint64_t value);
+    int (*wait)(struct doorbell *bell, int64_t spin_ns, int64_t timeout_ns); /* for what Python watches */
 };
 
 const struct shm_calls *shm_calls(void);

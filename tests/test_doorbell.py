@@ -32,6 +32,7 @@ from leftfold.shm import (
     ring_bytes,
     unlink_semaphore,
 )
+from leftfold.shm._shm import lib
 
 CAPACITY = 256
 FOR_EVER_NS = -1
@@ -105,6 +106,44 @@ def test_bytes_that_are_there_end_a_wait_at_once_without_parking(either: Pair) -
 
     assert either.bell.wait(either.ends, 0, FOR_EVER_NS) is Reason.READY
     assert either.bell.counts().parks == 0
+
+
+def test_c_of_another_module_waits_as_python_does(pair: Pair) -> None:
+    table, handle = lib.shm_calls(), pair.bell.handle
+    pair.bell.watch(pair.ends)
+    assert table.wait(handle, 0, 1_000_000) == Reason.TIMED_OUT
+    assert table.wait(handle, 1_000_000, 0) == Reason.TIMED_OUT
+
+    thread = in_thread(lambda: (wait_until_armed(pair.bell), pair.producer.write(slot(1))))
+    assert table.wait(handle, 0, FOR_EVER_NS) == Reason.READY
+    thread.join()
+    assert table.wait(handle, 0, FOR_EVER_NS) == Reason.READY
+
+    counts = pair.bell.counts()
+    assert (counts.waits, counts.timeouts) == (4, 2)
+    pair.bell.close()
+    assert table.wait(handle, 0, 0) == lib.DOORBELL_CLOSED
+
+
+def test_a_signal_ends_a_wait_of_c_too(pair: Pair) -> None:
+    pair.bell.watch(pair.ends)
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: None)
+    ended: list[int] = []
+
+    def interrupt() -> None:
+        wait_until_armed(pair.bell)
+        while not ended:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+            os.sched_yield()
+
+    thread = in_thread(interrupt)
+    try:
+        answer = lib.shm_calls().wait(pair.bell.handle, 0, FOR_EVER_NS)
+        ended.append(answer)
+        thread.join()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert answer == Reason.INTERRUPTED
 
 
 def test_a_wait_without_bytes_ends_by_time_out_and_not_before(either: Pair) -> None:
