@@ -2,10 +2,10 @@
 
     python -m leftfold.tools.bench_profiling [--pairs N] [--commands N] [--json]
 
-Two ledger replicas run, one with LEFTFOLD_RECORDING off, and the load goes to them in turns, first to the one, in the next pair first
-to the other: transfers pipelined, then one at a time. The CPU time of a replica's four processes is divided by the
-commands, and a pair gives the ratio of the two. CPU time depends on what else the machine does, through its caches: the two of a
-pair share most of that, and pairs that something struck on one side only would decide a mean. So the figure is the mean of the
+Two ledger replicas run, one with LEFTFOLD_RECORDING off. A pair is twenty short slices of load for each of them, in turns (on, off,
+off, on, …): transfers pipelined, then one at a time. The CPU time of a replica's four processes is divided by the commands, and a
+pair gives the ratio of the two. CPU time depends on what else the machine does and on how fast it happens to run: slices are
+shorter than its moods, so that the two of a pair share them; and pairs that something struck on one side only would decide a mean. So the figure is the mean of the
 middle ratios, without the greatest and the least fifth, and the interval a bootstrap of it over the pairs. How a process happens to
 lie in memory makes some percent as well, so there are new replicas after every few pairs. The verdict says whether the whole
 interval is within the limit. Commands one at a time cost mostly what the kernel does to wake five processes, which varies by more
@@ -42,6 +42,8 @@ PAIRS_EACH = 5
 LOADS = ("pipelined", "one_at_a_time")
 TRIMMED = 0.2
 """The share of ratios that does not count, at each end."""
+SLICES = 20
+"""Of each half of a pair."""
 LIMIT = 0.05
 
 Figures = dict[str, float]
@@ -65,17 +67,27 @@ def started(place: Path, *, recording: bool) -> Child:
     return child
 
 
-def half(child: Child, commands: int) -> Figures:
-    """CPU time for a command, in µs, under each load."""
-    began_ns = _cpu_ns(child.directory)
-    load.throughput(LOOPBACK, child.port, commands=commands, prepared=True)
-    between_ns = _cpu_ns(child.directory)
-    alone = max(100, commands // 100)
-    load.latency(LOOPBACK, child.port, commands=alone)
-    return {
-        "pipelined": (between_ns - began_ns) / commands / 1e3,
-        "one_at_a_time": (_cpu_ns(child.directory) - between_ns) / alone / 1e3,
-    }
+def pair(
+    children: dict[bool, Child], commands: int, order: tuple[bool, bool]
+) -> tuple[Figures, Figures]:
+    """CPU time for a command, in µs, under each load: with recording, and without."""
+    spent = {recording: dict.fromkeys(LOADS, 0) for recording in order}
+    pipelined, alone = max(100, commands // SLICES), max(20, commands // 50 // SLICES)
+    for turn in range(SLICES):
+        for recording in order if turn % 2 else reversed(order):
+            child, so_far = children[recording], spent[recording]
+            began_ns = _cpu_ns(child.directory)
+            load.throughput(LOOPBACK, child.port, commands=pipelined, prepared=True)
+            between_ns = _cpu_ns(child.directory)
+            load.latency(LOOPBACK, child.port, commands=alone, warm_up=0, prepared=True)
+            so_far["pipelined"] += between_ns - began_ns
+            so_far["one_at_a_time"] += _cpu_ns(child.directory) - between_ns
+    counts = {"pipelined": pipelined * SLICES, "one_at_a_time": alone * SLICES}
+    with_it, without = (
+        {name: spent[recording][name] / counts[name] / 1e3 for name in LOADS}
+        for recording in (True, False)
+    )
+    return with_it, without
 
 
 def _some_pairs(place: Path, wanted: range, commands: int) -> list[tuple[Figures, Figures]]:
@@ -88,10 +100,9 @@ def _some_pairs(place: Path, wanted: range, commands: int) -> list[tuple[Figures
             children[recording] = started(
                 place / ("on" if recording else "off"), recording=recording
             )
-        for pair in wanted:
-            order = (True, False) if pair % 2 else (False, True)
-            halves = {recording: half(children[recording], commands) for recording in order}
-            found.append((halves[True], halves[False]))
+        for number in wanted:
+            order = (True, False) if number % 2 else (False, True)
+            found.append(pair(children, commands, order))
     finally:
         for child in children.values():
             child.kill()

@@ -149,10 +149,17 @@ def connect_lanes(host: str, port: int, sessions: int) -> "tuple[list[Lane], Rep
 
 
 def latency(
-    host: str, port: int, *, commands: int = 5_000, warm_up: int = 200, accounts: int = ACCOUNTS
+    host: str,
+    port: int,
+    *,
+    commands: int = 5_000,
+    warm_up: int = 200,
+    accounts: int = ACCOUNTS,
+    prepared: bool = False,
 ) -> dict[str, Any]:
     """Send transfers one at a time; the time from the send to the reply, in microseconds."""
-    prepare(host, port, accounts)
+    if not prepared:
+        prepare(host, port, accounts)
     session = secrets.token_bytes(16)
     lane = Lane.connect(host, port, session, 0)
     took_ns: list[int] = []
