@@ -79,6 +79,7 @@ from .progress import Progress, ProgressState
 from .quorum import Quorum, agreed, lost, won
 from .ready import NOTHING, Fetch, FetchChunk, Persist, Read, Ready, Restart, SnapshotChunk
 from .role import CANDIDATE, FOLLOWER, LEADER, PRE_CANDIDATE
+from .stretch import Stretch
 from .transfer import Incoming, Stored, checksum
 
 OWN_DISK_TIMEOUTS = 4
@@ -571,6 +572,80 @@ class Raft:
         """The snapshot that came in chunks is damaged: it will be sent anew, from its first byte."""
         if self._incoming is not None and self._incoming.snapshot.index == index:
             self._incoming = None
+
+    # A stretch in which a shell did by itself what is asked of this core over and over (stretch.py).
+
+    @property
+    def is_steady(self) -> bool:
+        """Is this the only voter, in office, with nothing under way but entries, writes and their acknowledgements?"""
+        started = self._term_start_index
+        return (
+            self.role is LEADER
+            and self._is_alone
+            and not self._peers
+            and 0 < started <= self.commit
+            and self.membership_index <= self.commit
+            and self.log.last_term == self.term
+            and not self._touched
+            and not self._unsettled
+            and not self._transfer_target
+            and not self._reads
+            and not self._send_waiting
+            and not self._undurable_chunk_bytes
+            and self._damage is None
+            and self._observer is None
+            and not self._hard_state_changed()
+            and self._durable_hard_state.term == self.term
+            and self.voted_for == self.id
+            and self._given_last == self.log.last
+            and self._applying == min(self.commit, self._durable_last)
+            and len(self._unapplied) == self.log.last - self._applied
+        )
+
+    def standing(self) -> Stretch:
+        """Where a stretch begins."""
+        return Stretch(
+            (),
+            self._sequence,
+            self._given_hard_state.commit,
+            self._persisted,
+            self._durable_last,
+            self._durable_hard_state.commit,
+            [(write.sequence, write.last, write.hard_state.commit) for write in self._writes],
+            self.commit,
+            self._applying,
+            self._applied,
+            0,
+        )
+
+    def stretch(self, done: Stretch) -> None:
+        """The shell has done that; see stretch.py.
+
+        It is the same as the steps: an append to the log and to what is not applied commutes with what is taken off their
+        fronts, each acknowledgement leaves what the last one says, and a body leaves memory by the log's size alone, of which
+        what is not durable is less than the limit.
+        """
+        assert self.is_steady
+        term, vote = self.term, self.voted_for
+        self.log.append(done.entries)
+        for entry in done.entries:
+            self._unapplied.append((entry.index, len(entry.body)))
+            self._unapplied_bytes += len(entry.body)
+        self._given_last = self.log.last
+        self._sequence, self._persisted = done.sequence, done.persisted
+        self._given_hard_state = HardState(term, vote, done.given_commit)
+        self._durable_hard_state = HardState(term, vote, done.durable_commit)
+        self._writes = deque(
+            _Write(sequence, HardState(term, vote, commit), last)
+            for sequence, last, commit in done.writes
+        )
+        self._durable_last = done.durable
+        self.commit, self._applying = done.commit, done.applying
+        self.applied(done.applied)
+        self._round += done.reads
+        if self.log.recent_bytes > self.config.recent_bytes_max:
+            self.log.drop_bodies_over(self.config.recent_bytes_max, self._durable_last + 1)
+        assert self.is_steady
 
     # The output.
 

@@ -36,8 +36,16 @@ class Shell(Protocol):
         ...
 
 
-def run(shell: Shell, doorbell: Doorbell, spin_ns: int, stopped: Callable[[], bool]) -> None:
-    """Turn until `stopped()`."""
+def run(
+    shell: Shell,
+    doorbell: Doorbell,
+    spin_ns: int,
+    stopped: Callable[[], bool],
+    elsewhere: Callable[[], bool] | None = None,
+) -> None:
+    """Turn until `stopped()`. `elsewhere` does turns of the shell in C, waiting included, and says whether it did."""
     while not stopped():
         if not shell.work() or not shell.more:
+            if elsewhere is not None and elsewhere():
+                continue
             doorbell.wait(shell.ends(), spin_ns, min(PARK_NS_MAX, shell.sleep_ns()))

@@ -274,11 +274,7 @@ class Consensus:
             return 0
         for kind, _, slot in slots.slots_of(run):
             if kind == slots.APPLIED:
-                self.applied_index, self.digest, deadline_ns = slots.unpack_applied(slot)
-                self.feed.applied(self.applied_index)
-                if deadline_ns != self.deadline_ns:
-                    self.deadline_ns = deadline_ns
-                    self._set_timer()
+                self.applied(*slots.unpack_applied(slot))
             elif kind == slots.DIGESTS:
                 self.divergence.applied(*unpack_digests(slot))
             elif kind == slots.STATE_DIGEST:
@@ -295,6 +291,14 @@ class Consensus:
         self.counters.counters["applied_index"].set(self.applied_index)
         self.proposals.applied(self.applied_index, now_ns)
         return 1
+
+    def applied(self, index: int, digest: int, deadline_ns: int | None) -> None:
+        """Logic says how far it is, and when it next wants the time."""
+        self.applied_index, self.digest = index, digest
+        self.feed.applied(index)
+        if deadline_ns != self.deadline_ns:
+            self.deadline_ns = deadline_ns
+            self._set_timer()
 
     def _take_read(self) -> int:
         """The recovered state first; then what was asked for: entries for logic, passed on as they are, or for peers."""

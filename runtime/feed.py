@@ -143,6 +143,24 @@ class Feed:
         self.asked_through = last
         return 1
 
+    @property
+    def is_steady(self) -> bool:
+        """Whether logic goes on from what it has, answers clients, and is given all from memory."""
+        return (
+            not self.readable
+            and self.restore is None
+            and not self.restoring
+            and self.asked_through == self.fed
+            and self.fed >= self.replay_through
+            and self.raft.log.recent_first <= self.fed + 1
+        )
+
+    def gave(self, fed: int, feedable: int, unfed_bytes: int, given_bytes: int) -> None:
+        """Others have given logic more of it."""
+        self.fed = self.asked_through = fed
+        self.feedable, self.unfed_bytes = feedable, unfed_bytes
+        self.points.gave(given_bytes)
+
     def pass_on(self, run: memoryview) -> int:
         """Entries that the journal has read, as they are; how many bytes of the run are done with."""
         start = done = 0

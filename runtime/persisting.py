@@ -6,6 +6,7 @@ Consensus never waits for it (I12).
 """
 
 from collections import deque
+from collections.abc import Iterable
 
 from attrs import define, field
 
@@ -97,6 +98,21 @@ class Persisting:
             self.waiting_bytes -= len(self.waiting.popleft())
             done += 1
         return done
+
+    def replace(
+        self,
+        handed_bytes: int,
+        writes: Iterable[tuple[int, int]],
+        repeated: bytes,
+        unwritten: bytes,
+    ) -> None:
+        """Others have handed over so much: these writes are not known to be durable, and the last run found no room."""
+        self.writes = deque(writes)
+        self.handed_bytes = handed_bytes - len(unwritten)
+        if self.repeated:
+            self.repeated = repeated
+        if unwritten:
+            self.write(unwritten)
 
     def durable(self, through_bytes: int) -> int:
         """The journal has made so much durable: the last write that this covers, 0 if it is none."""

@@ -222,6 +222,7 @@ def _peers(
 
 def _run_consensus(handed: Handed) -> int:
     from .consensus import Consensus
+    from .steady import Steady
 
     attachment, counters = _attach(handed, CONSENSUS)
     shell = Consensus(
@@ -233,7 +234,8 @@ def _run_consensus(handed: Handed) -> int:
         counters,
         handed.report,
     )
-    agent.run(shell, attachment.bell, spin_ns(handed.config.placement, CONSENSUS), _never)
+    spin = spin_ns(handed.config.placement, CONSENSUS)
+    agent.run(shell, attachment.bell, spin, _never, Steady(shell, attachment.bell, spin).run)
     return 0
 
 

@@ -52,6 +52,10 @@ class Queries:
                 queries.append(slot)
         self._refuse_each(queries)
 
+    def asked(self, runs: int) -> None:
+        """Others have passed on so many runs, each with a context of its own."""
+        self._next += runs
+
     def confirmed(self, context: int, index: int) -> None:
         """Raft's word: logic may be given them once it has `index`."""
         self.feed.readable.append((index, self.waiting.pop(context)))

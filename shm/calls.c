@@ -21,6 +21,7 @@ const struct shm_calls *shm_calls(void) {
         .monotonic_ns = monotonic_ns,
         .record = histogram_record,
         .wait = doorbell_wait,
+        .used = ring_used,
     };
     return &calls;
 }

@@ -26,6 +26,7 @@ struct shm_calls {
     int64_t (*monotonic_ns)(void);
     void (*record)(uint64_t *histogram, uint64_t value);
     int (*wait)(struct doorbell *bell, int64_t spin_ns, int64_t timeout_ns); /* for what Python watches */
+    uint64_t (*used)(struct ring_end *end);
 };
 
 const struct shm_calls *shm_calls(void);

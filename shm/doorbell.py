@@ -123,6 +123,8 @@ class Doorbell:
 
     def watch(self, ends: Ends) -> None:
         """Look at these ends from now on; for those who arm it from C. The other calls do so themselves."""
+        if ends is self._ends:
+            return
         assert all(end.own_bell is self for end in ends), "these ends ring another bell"
         handles = ffi.new("struct ring_end *[]", [end.handle for end in ends])
         if lib.doorbell_watch(self.handle, handles, len(ends)) < 0:
@@ -134,8 +136,7 @@ class Doorbell:
 
         Pass the same tuple each time: another one costs a copy. timeout_ns < 0 waits for ever.
         """
-        if ends is not self._ends:
-            self.watch(ends)
+        self.watch(ends)
         answer = lib.doorbell_wait(self.handle, spin_ns, timeout_ns)
         if answer < 0:
             _fail(answer)
@@ -143,8 +144,7 @@ class Doorbell:
 
     def arm(self, ends: Ends) -> bool:
         """Say that we are about to block on fileno(); False if there is something to do first."""
-        if ends is not self._ends:
-            self.watch(ends)
+        self.watch(ends)
         answer = lib.doorbell_arm(self.handle)
         if answer < 0:
             _fail(answer)

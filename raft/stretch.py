@@ -1,0 +1,42 @@
+"""What a leader's core did while nothing changed in its term but numbers: entries, writes and what became of them.
+
+A shell that does such a stretch itself (in C, say) tells the core afterwards, by one call in place of many: `Raft.stretch`. The
+contract is that the core is then as it would be after these, in this order and any number:
+
+    propose(kind, body, time_ns)     a kind that has no meaning here, taken in
+    persisted(sequence), applied(index)
+    read_index(context)              answered with the next ready()
+    ready() until NOTHING            after each batch of them
+
+from a moment at which `Raft.is_steady`. A shell owes for such a stretch what ready.py says it owes for each `Ready`.
+"""
+
+from collections.abc import Sequence
+
+from attrs import define
+
+from .messages import Entry
+
+
+@define
+class Stretch:
+    """See the head of this file. Each number is the one at the end."""
+
+    entries: Sequence[Entry]
+    """What was proposed."""
+    sequence: int
+    """Of the last write that was given out."""
+    given_commit: int
+    """The commit index that the last write, or one before it, brings to the disk."""
+    persisted: int
+    """The last write that is durable, with the log's end and the commit index that it brought."""
+    durable: int
+    durable_commit: int
+    writes: Sequence[tuple[int, int, int]]
+    """(sequence, log's end, commit index) of those that are not."""
+    commit: int
+    applying: int
+    """The last index that was handed out in `Ready.apply`."""
+    applied: int
+    reads: int
+    """How many calls of read_index there were in batches of their own."""

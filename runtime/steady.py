@@ -1,0 +1,36 @@
+"""Where consensus turns without Python: a switch between two owners of one state.
+
+While nothing changes in a term, what consensus does with a batch is arithmetic, and C does it from wake-up to wake-up:
+a leader's part is in leading.h. What C does not know, it leaves lying; then Python takes over, is brought to where it
+would be, and the ordinary turn goes on from there. So the contract has two halves: `enter` only where nothing else is under way, and
+`leave` into exactly the state that Python's own turns would have reached. Both are in leading.py.
+"""
+
+from attrs import define, field
+
+from ..shm import Doorbell
+from .consensus import Consensus
+from .leading import Leading
+
+
+@define(eq=False)
+class Steady:
+    """What consensus does between two turns of its own."""
+
+    consensus: Consensus
+    bell: Doorbell
+    spin_ns: int
+    leading: Leading = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.leading = Leading(self.consensus, self.bell)
+
+    def run(self) -> bool:
+        """Turns and waits in C, as long as they are plain; False: not now."""
+        consensus, leading = self.consensus, self.leading
+        if not consensus.leader or not leading.enter():
+            return False
+        self.bell.watch(consensus.watched_serving)
+        leading.run(consensus.next_tick_ns, self.spin_ns)
+        leading.leave()
+        return True
