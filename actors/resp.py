@@ -49,13 +49,14 @@ def wrong_arity(name: bytes) -> bytes:
 
 
 def unknown_command(arguments: list[bytes]) -> bytes:
-    """There is no such command."""
+    """There is no such command. Redis quotes each word up to its first NUL."""
+    name, *words = [argument.partition(b"\0")[0] for argument in arguments] or [b""]
     quoted = b""
-    for argument in arguments[1:]:
+    for word in words:
         if len(quoted) >= QUOTED_BYTES_MAX:
             break
-        quoted += b"'%b' " % argument[: QUOTED_BYTES_MAX - len(quoted)]
-    name = arguments[0][:QUOTED_BYTES_MAX] if arguments else b""
+        quoted += b"'%b' " % word[: QUOTED_BYTES_MAX - len(quoted)]
+    name = name[:QUOTED_BYTES_MAX]
     text = b"unknown command '%b', with args beginning with: %b" % (name, quoted)
     return error(text)
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from replica import DEADLINE_S
 from resp_client import RespClient, encoded, replies_in, started_redis
 
 from leftfold.actors import cache, resp
@@ -75,10 +76,6 @@ def redis_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     yield from started_redis(directory)
 
 
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 def ours(space: Keyspace, given: list[list[bytes]], at_ms: int = 0) -> list[bytes]:
     """Our replies."""
     answers: list[bytes] = []
@@ -89,6 +86,29 @@ def ours(space: Keyspace, given: list[list[bytes]], at_ms: int = 0) -> list[byte
     return answers
 
 
+def at_one_time(redis_port: int, sequence: list[list[bytes]]) -> tuple[int, list[bytes]]:
+    """What an empty Redis answers when all is carried out in one millisecond, and which that was.
+
+    Asked again until it was one: EXPIRE k 100 GT after EXPIRE k 100 answers 1 if the clock has ticked in between.
+    """
+    asked = b"".join(encoded(*words) for words in [[b"TIME"], *sequence, [b"TIME"]])
+    deadline = time.monotonic() + DEADLINE_S
+    with RespClient(redis_port) as client:
+        while time.monotonic() < deadline:
+            client.ask(b"FLUSHALL")
+            client.send(asked)
+            first, *theirs, last = client.replies(len(sequence) + 2)
+            if milliseconds(first) == milliseconds(last):
+                return milliseconds(first), theirs
+    raise AssertionError("never within a millisecond")
+
+
+def milliseconds(replied: bytes) -> int:
+    """What TIME replied."""
+    _, _, seconds, _, microseconds, _ = replied.split(b"\r\n")
+    return int(seconds) * 1000 + int(microseconds) // 1000
+
+
 @pytest.mark.xdist_group("serial")
 @settings(
     max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -97,12 +117,9 @@ def ours(space: Keyspace, given: list[list[bytes]], at_ms: int = 0) -> list[byte
 def test_every_reply_is_that_of_redis(redis_port: int, sequence: list[list[bytes]]) -> None:
     sequence = [words for words in sequence if words[0].upper() != b"SELECT" or words[1:] == [b"0"]]
     space = Keyspace()
-    with RespClient(redis_port) as client:
-        client.ask(b"FLUSHALL")
-        client.send(b"".join(encoded(*words) for words in sequence))
-        theirs = client.replies(len(sequence))
+    now_ms, theirs = at_one_time(redis_port, sequence)
 
-    assert list(zip(sequence, ours(space, sequence, now_ms()), strict=True)) == list(
+    assert list(zip(sequence, ours(space, sequence, now_ms), strict=True)) == list(
         zip(sequence, theirs, strict=True)
     )
 
@@ -128,6 +145,24 @@ def test_patterns_match_what_they_match_in_redis(
 
             mine = resp.array(sorted(name for name in names if matches(name)))
             assert sorted(mine.split(b"\r\n")) == sorted(found.split(b"\r\n")), pattern
+
+
+@pytest.mark.xdist_group("serial")
+@pytest.mark.parametrize(
+    "words",
+    [
+        [b"nosuch", b"a\0b", b"\xff\0", b"c"],
+        [b"no\0such", b"a"],
+        [b"nosuch", b"a" * 127, b"bc", b"d"],
+        [b"nosuch", b"a" * 124, b"bcd", b"e"],
+        [b"n" * 200, b"a\r\nb"],
+    ],
+)
+def test_an_unknown_command_is_quoted_as_redis_quotes_it(
+    redis_port: int, words: list[bytes]
+) -> None:
+    with RespClient(redis_port) as client:
+        assert ours(Keyspace(), [words]) == [client.ask(*words)]
 
 
 def test_a_hostile_pattern_takes_no_time() -> None:
