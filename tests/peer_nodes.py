@@ -139,13 +139,24 @@ class Node:
         self.descriptors.close()
 
 
+def held_port(host: str) -> socket.socket:
+    """A port that nobody else is given while this is open; who listens there may go and come back."""
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind((host, 0))
+    return held
+
+
 class Cluster:
     """Nodes, each on its own loopback address, and their one clock."""
 
     def __init__(self, ids: Sequence[int] = (1, 2), **options: Any) -> None:
         self.now_ns = 1_000_000_000
         self.options = options
-        self.listeners = {replica: listen(f"127.0.0.{replica + 1}", 0) for replica in ids}
+        self.held = {replica: held_port(f"127.0.0.{replica + 1}") for replica in ids}
+        self.listeners = {
+            replica: listen(*held.getsockname()) for replica, held in self.held.items()
+        }
         self.addresses = {
             replica: "{}:{}".format(*listener.getsockname()[:2])
             for replica, listener in self.listeners.items()
@@ -201,7 +212,7 @@ class Cluster:
     def close(self) -> None:
         for node in self.nodes.values():
             node.close()
-        for listener in self.listeners.values():
+        for listener in (*self.listeners.values(), *self.held.values()):
             listener.close()
 
 

@@ -105,7 +105,7 @@ def test_attempts_become_rarer_up_to_a_limit_and_are_never_in_step() -> None:
 
         pauses = [(b - a) / MS for a, b in itertools.pairwise(attempts)]
         assert 20 <= len(attempts) <= 60
-        assert pauses[0] < 60 and max(pauses) <= 1002 and min(pauses[6:]) >= 499
+        assert pauses[0] < 60 and max(pauses) <= 1100 and min(pauses[6:]) >= 499
         assert len({round(pause) for pause in pauses[6:]}) > 5
         assert two.said == [
             f"Replica 1 at {running.addresses[1]}: it cannot be reached (Connection refused)."
@@ -276,15 +276,14 @@ def test_a_link_whose_other_end_does_not_read_is_bounded_and_does_not_stop_the_o
         _, two, three = running.start_all()
         running.until(running.linked, "linked")
         stalled = running.nodes.pop(1)
-        came = 0
         for _ in range(1500):  # Within the time that silence takes to be noticed.
             three.send(1, 8000)
             three.send(2)
             running.step()
-            came += len(two.came())
+            two.came()
             assert three.peers.waiting_bytes() <= 3 * (1 << 17) + (1 << 19)
         assert three.peers.dropped_out > 0
-        assert came >= 1490
+        running.until(lambda: two.has_seen(1500), "all have come", ms=0)
         assert three.peers.is_linked(1)
         running.nodes[1] = stalled
 
