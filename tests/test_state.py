@@ -196,10 +196,10 @@ def test_a_running_replica_is_asked_and_its_log_does_not_grow(directory: Path) -
 
 
 def test_an_address_where_nobody_listens_is_named() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-
-    ended = state("Counter", "a", "--address", f"127.0.0.1:{port}")
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+        ended = state("Counter", "a", "--address", f"127.0.0.1:{port}")
 
     assert ended.returncode == 1
     assert f"No replica answers at 127.0.0.1:{port}" in ended.stderr
