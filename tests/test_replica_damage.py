@@ -164,7 +164,8 @@ def segments_swapped(place: Path, other: Path) -> str:
 
 
 def foreign_segment(place: Path, other: Path) -> str:
-    path = segments_of(place)[1]
+    theirs = {path.name for path in segments_of(other)}
+    path = next(path for path in segments_of(place)[1:-1] if path.name in theirs)
     shutil.copy(other / "journal" / path.name, path)
     return f"{path.name}|belongs to"
 

@@ -188,7 +188,7 @@ def test_a_bell_keeps_its_counts_where_others_read_them(counters: Counters) -> N
     began_ns = monotonic_ns()
     try:
         for _ in range(3):
-            assert bell.wait((), 0, 1_000_000) is Reason.TIMED_OUT
+            assert bell.wait((), 0, 20_000_000) is Reason.TIMED_OUT
         counts = bell.counts()
 
         assert list(counters.words["doorbell"]) == [
@@ -204,7 +204,7 @@ def test_a_bell_keeps_its_counts_where_others_read_them(counters: Counters) -> N
         awake = histograms["awake_ns"].snapshot()
         parked = histograms["parked_ns"].snapshot()
         assert parked.count == 3
-        assert parked.sum >= 3 * 900_000
+        assert parked.sum >= 3 * 900_000, "what is left of 20 ms each, if a core is late"
         assert awake.count == 2
         assert awake.sum + parked.sum <= monotonic_ns() - began_ns
     finally:
