@@ -7,7 +7,7 @@ membership.py  who belongs to the cluster, and how that may change
 log.py         which term each index has, and the recent bodies
 progress.py    what a leader knows about one peer
 transfer.py    a snapshot on its way to one peer
-stretch.py     many steps of a leader in one, where a shell did them itself
+stretch.py     many steps in one, where a shell did them itself
 quorum.py      majorities, as arithmetic
 messages.py    entries, hard state, and what replicas say to each other
 observer.py    what somebody who watches is told

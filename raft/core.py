@@ -602,6 +602,34 @@ class Raft:
             and len(self._unapplied) == self.log.last - self._applied
         )
 
+    @property
+    def follows_steadily(self) -> bool:
+        """Is this a follower of a known leader, with nothing under way but entries, writes and its acknowledgements?"""
+        durable = self._durable_hard_state
+        return (
+            self.role is FOLLOWER
+            and self.leader_id != 0
+            and self.log.last_term == self.term == durable.term
+            and self.voted_for == durable.voted_for
+            and not self._touched
+            and not self._undurable_chunk_bytes
+            and self._damage is None
+            and self._observer is None
+            and not self._hard_state_changed()
+            and self._given_last == self.log.last
+            and self._applying == min(self.commit, self._durable_last)
+            and all(self._acknowledges(message) for _, message in self._send_waiting)
+        )
+
+    def _acknowledges(self, message: Message) -> bool:
+        """Is it a plain acknowledgement to this term's leader?"""
+        return (
+            isinstance(message, AppendEntriesReply)
+            and (message.target, message.term) == (self.leader_id, self.term)
+            and message.success
+            and not message.repairing
+        )
+
     def standing(self) -> Stretch:
         """Where a stretch begins."""
         return Stretch(
@@ -616,6 +644,11 @@ class Raft:
             self._applying,
             self._applied,
             0,
+            [
+                (sequence, message.index)
+                for sequence, message in self._send_waiting
+                if isinstance(message, AppendEntriesReply)
+            ],
         )
 
     def stretch(self, done: Stretch) -> None:
@@ -623,9 +656,9 @@ class Raft:
 
         It is the same as the steps: an append to the log and to what is not applied commutes with what is taken off their
         fronts, each acknowledgement leaves what the last one says, and a body leaves memory by the log's size alone, of which
-        what is not durable is less than the limit.
+        what is not durable is less than the limit. An acknowledgement says the same whenever it is made.
         """
-        assert self.is_steady
+        assert self.is_steady or self.follows_steadily
         term, vote = self.term, self.voted_for
         self.log.append(done.entries)
         for entry in done.entries:
@@ -643,9 +676,15 @@ class Raft:
         self.commit, self._applying = done.commit, done.applying
         self.applied(done.applied)
         self._round += done.reads
+        self._send_waiting = deque(
+            (sequence, AppendEntriesReply(self.id, self.leader_id, term, True, index))
+            for sequence, index in done.replies
+        )
+        if done.heard:
+            self._election_elapsed = 0
         if self.log.recent_bytes > self.config.recent_bytes_max:
             self.log.drop_bodies_over(self.config.recent_bytes_max, self._durable_last + 1)
-        assert self.is_steady
+        assert self.is_steady or self.follows_steadily
 
     # The output.
 

@@ -1,4 +1,4 @@
-"""What a leader's core did while nothing changed in its term but numbers: entries, writes and what became of them.
+"""What a core did while nothing changed in its term but numbers: entries, writes and what became of them.
 
 A shell that does such a stretch itself (in C, say) tells the core afterwards, by one call in place of many: `Raft.stretch`. The
 contract is that the core is then as it would be after these, in this order and any number:
@@ -8,7 +8,14 @@ contract is that the core is then as it would be after these, in this order and 
     read_index(context)              answered with the next ready()
     ready() until NOTHING            after each batch of them
 
-from a moment at which `Raft.is_steady`. A shell owes for such a stretch what ready.py says it owes for each `Ready`.
+from a moment at which `Raft.is_steady`. For a follower, from a moment at which `Raft.follows_steadily`, after these:
+
+    step(AppendEntries)              of its leader, of this term, that begins where the log ends; what it holds is of this
+                                     term and of kinds that have no meaning here
+    step(Heartbeat)                  of its leader, of this term
+    persisted(sequence), applied(index), ready() until NOTHING
+
+A shell owes for such a stretch what ready.py says it owes for each `Ready`.
 """
 
 from collections.abc import Sequence
@@ -23,7 +30,7 @@ class Stretch:
     """See the head of this file. Each number is the one at the end."""
 
     entries: Sequence[Entry]
-    """What was proposed."""
+    """What came into the log."""
     sequence: int
     """Of the last write that was given out."""
     given_commit: int
@@ -40,3 +47,7 @@ class Stretch:
     applied: int
     reads: int
     """How many calls of read_index there were in batches of their own."""
+    replies: Sequence[tuple[int, int]] = ()
+    """(sequence, index) of a follower's acknowledgements that wait for a write."""
+    heard: bool = False
+    """A follower's leader has spoken."""

@@ -81,9 +81,20 @@ class Lib:
     ) -> int: ...
     def wire_separate(self, separation: CData, /) -> int: ...
     BATCH_BROKEN: Final[int]
-    BATCH_BELL: Final[int]
-    def batch_take(self, batch: CData, /) -> int: ...
-    def batch_run(self, batch: CData, limits: CData, spin_ns: int, timeout_ns: int, /) -> int: ...
+    def batch_take(
+        self,
+        batch: CData,
+        file: int,
+        seed: int,
+        offset: int,
+        end: int,
+        place_at: int,
+        last: int,
+        last_term: int,
+        commit: int,
+        persist_bytes: int,
+        /,
+    ) -> int: ...
     def shm_table_fits(self, calls: CData, /) -> int: ...
     def batch_crc(self, crc: int, bytes: CData, size: int, /) -> int: ...
     LEADING_WRITES: Final[int]
@@ -135,6 +146,19 @@ class Lib:
     ) -> int: ...
     def loop_run(self, gate: CData, loop: CData) -> int: ...
     def gate_flush(self, gate: CData, /) -> None: ...
+    FOLLOWING_WRITES: Final[int]
+    FOLLOWING_REPLIES: Final[int]
+    FOLLOWING_PERSISTED: Final[int]
+    FOLLOWING_APPLIED: Final[int]
+    FOLLOWING_RECEIVE: Final[int]
+    FOLLOWING_DONE: Final[int]
+    FOLLOWING_DUE: Final[int]
+    FOLLOWING_OTHER: Final[int]
+    FOLLOWING_FULL: Final[int]
+    FOLLOWING_SIGNAL: Final[int]
+    FOLLOWING_BROKEN: Final[int]
+    def following_turn(self, following: CData, /) -> int: ...
+    def following_run(self, following: CData, until_ns: int, spin_ns: int, /) -> int: ...
 
 ffi: FFI
 lib: Lib

@@ -292,8 +292,7 @@ def _run_journal(handed: Handed) -> int:
         DiskLimits(config.disk_bytes_max, config.disk_reserve_bytes),
         counters,
     )
-    spin = spin_ns(config.placement, JOURNAL)
-    agent.run(shell, attachment.bell, spin, _stop_when_told(), lambda: shell.turn_elsewhere(spin))
+    agent.run(shell, attachment.bell, spin_ns(config.placement, JOURNAL), _stop_when_told())
     shell.close()
     attachment.close()
     return 0

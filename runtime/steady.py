@@ -1,15 +1,17 @@
 """Where consensus turns without Python: a switch between two owners of one state.
 
 While nothing changes in a term, what consensus does with a batch is arithmetic, and C does it from wake-up to wake-up:
-a leader's part is in leading.h. What C does not know, it leaves lying; then Python takes over, is brought to where it
+a leader's part is in leading.h, a follower's in following.h. What C does not know, it leaves lying; then Python takes over, is brought to where it
 would be, and the ordinary turn goes on from there. So the contract has two halves: `enter` only where nothing else is under way, and
-`leave` into exactly the state that Python's own turns would have reached. Both are in leading.py.
+`leave` into exactly the state that Python's own turns would have reached. Both are in
+leading.py and following.py.
 """
 
 from attrs import define, field
 
 from ..shm import Doorbell
 from .consensus import Consensus
+from .following import Following
 from .leading import Leading
 
 
@@ -21,16 +23,19 @@ class Steady:
     bell: Doorbell
     spin_ns: int
     leading: Leading = field(init=False)
+    following: Following = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.leading = Leading(self.consensus, self.bell)
+        self.following = Following(self.consensus, self.bell)
 
     def run(self) -> bool:
         """Turns and waits in C, as long as they are plain; False: not now."""
-        consensus, leading = self.consensus, self.leading
-        if not consensus.leader or not leading.enter():
+        consensus = self.consensus
+        part = self.leading if consensus.leader else self.following
+        if not part.enter():
             return False
         self.bell.watch(consensus.watched_serving)
-        leading.run(consensus.next_tick_ns, self.spin_ns)
-        leading.leave()
+        part.run(consensus.next_tick_ns, self.spin_ns)
+        part.leave()
         return True
