@@ -81,20 +81,9 @@ class Lib:
     ) -> int: ...
     def wire_separate(self, separation: CData, /) -> int: ...
     BATCH_BROKEN: Final[int]
-    def batch_take(
-        self,
-        batch: CData,
-        file: int,
-        seed: int,
-        offset: int,
-        end: int,
-        place_at: int,
-        last: int,
-        last_term: int,
-        commit: int,
-        persist_bytes: int,
-        /,
-    ) -> int: ...
+    BATCH_BELL: Final[int]
+    def batch_take(self, batch: CData, /) -> int: ...
+    def batch_run(self, batch: CData, limits: CData, spin_ns: int, timeout_ns: int, /) -> int: ...
     def shm_table_fits(self, calls: CData, /) -> int: ...
     def batch_crc(self, crc: int, bytes: CData, size: int, /) -> int: ...
     LEADING_WRITES: Final[int]

@@ -4,6 +4,8 @@
 #endif
 #include "batch.h"
 
+#include "doorbell.h"
+
 #include <errno.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -113,28 +115,26 @@ static void count(const struct batch *b, uint64_t bytes, uint64_t write_ns, uint
     __atomic_store_n(b->durable_index, b->last, __ATOMIC_RELAXED);
 }
 
-int64_t batch_take(struct batch *b, int file, uint32_t seed, uint64_t offset, uint64_t end,
-                   uint64_t place_at, uint64_t last, uint64_t last_term, uint64_t commit,
-                   uint64_t persist_bytes)
+int64_t batch_take(struct batch *b)
 {
     uint64_t found = b->calls->peek_upto(b->persist, UINT64_MAX);
     uint64_t bytes = (uint32_t)found; /* UINT32_MAX if the ring refused */
-    if (!found || bytes > b->bytes_max || offset >= place_at || RECORD_BYTES + bytes > end - offset)
+    if (!found || bytes > b->bytes_max || b->offset >= b->place_at || RECORD_BYTES + bytes > b->end - b->offset)
         return 0;
     const uint8_t *run = b->calls->data(b->persist) + (found >> 32);
-    struct wire_fold fold = {.run = run, .run_bytes = bytes, .last = last, .last_term = last_term};
-    if (!wire_fold(&fold) || (fold.hard_states ? fold.commit : commit) > fold.last) /* I6 */
+    struct wire_fold fold = {.run = run, .run_bytes = bytes, .last = b->last, .last_term = b->last_term};
+    if (!wire_fold(&fold) || (fold.hard_states ? fold.commit : b->commit) > fold.last) /* I6 */
         return 0;
     uint8_t header[RECORD_BYTES], persisted[PERSISTED_BYTES];
     int64_t began_ns = b->calls->monotonic_ns();
-    record_header(header, seed, offset, run, bytes, &fold);
+    record_header(header, b->seed, b->offset, run, bytes, &fold);
     struct iovec parts[] = {{header, sizeof header}, {(void *)run, bytes}};
     b->failed_sync = 0;
-    int error = write_whole(file, parts, 2, offset);
+    int error = write_whole(b->file, parts, 2, b->offset);
     if (error)
         return -error;
     int64_t written_ns = b->calls->monotonic_ns();
-    error = sync_file(file);
+    error = sync_file(b->file);
     if (error) {
         b->failed_sync = 1;
         return -error;
@@ -142,21 +142,41 @@ int64_t batch_take(struct batch *b, int file, uint32_t seed, uint64_t offset, ui
     int64_t synced_ns = b->calls->monotonic_ns();
     if (b->calls->release(b->persist, bytes) < 0)
         return BATCH_BROKEN;
+    b->offset += RECORD_BYTES + bytes;
+    b->persist_bytes += bytes;
+    b->last = fold.last;
+    if (fold.first)
+        b->last_time_ns = fold.last_time_ns;
+    if (fold.hard_states) {
+        b->term = fold.term;
+        b->voted_for = fold.voted_for;
+        b->commit = fold.commit;
+    }
+    b->synced_at_ns = (uint64_t)synced_ns;
     wire_header(persisted, PERSISTED_BYTES, WIRE_PERSISTED, 0);
-    put_u64(persisted + 8, last_term);
-    put_u64(persisted + 16, fold.last);
-    put_u64(persisted + 24, persist_bytes + bytes);
+    put_u64(persisted + 8, b->last_term);
+    put_u64(persisted + 16, b->last);
+    put_u64(persisted + 24, b->persist_bytes);
     int told = b->calls->write(b->persisted, persisted, sizeof persisted);
     if (told < 0)
         return BATCH_BROKEN;
     b->told = told == 1;
-    b->last = fold.last;
-    b->last_time_ns = fold.last_time_ns;
-    b->hard_states = fold.hard_states;
-    b->term = fold.term;
-    b->voted_for = fold.voted_for;
-    b->commit = fold.commit;
-    b->synced_at_ns = (uint64_t)synced_ns;
     count(b, bytes, (uint64_t)(written_ns - began_ns), (uint64_t)(synced_ns - written_ns));
     return (int64_t)bytes;
+}
+
+int64_t batch_run(struct batch *b, const struct batch_limits *limits, int64_t spin_ns, int64_t timeout_ns)
+{
+    for (;;) {
+        int woken = b->calls->wait(b->bell, spin_ns, timeout_ns);
+        if (woken != DOORBELL_READY)
+            return woken < 0 ? BATCH_BELL : woken;
+        int64_t taken = batch_take(b);
+        if (taken < 0)
+            return taken;
+        if (!taken || !b->told || b->offset >= limits->offset || b->persist_bytes >= limits->persist_bytes ||
+            b->synced_at_ns >= limits->until_ns)
+            return DOORBELL_READY;
+        timeout_ns = limits->quiet_ns;
+    }
 }

@@ -195,11 +195,11 @@ class Journal:
         self._unsynced, self._marked = True, False
         current.write([header, *run], size)
 
-    def was_written(self, body_bytes: int) -> None:
-        """A record with such a body was written and synced behind the last one (batches.py)."""
+    def was_written(self, offset: int) -> None:
+        """Records were written and synced behind the last one, up to `offset` (batches.py)."""
         assert not self._unsynced, "the batch before was not synced"
         current = self.current
-        current.offset += RECORD_HEADER_BYTES + body_bytes
+        current.offset = offset
         current.filled = max(current.filled, current.offset)
         self._marked = False
 
@@ -238,12 +238,21 @@ class Journal:
         filled = current.filled >= current.size and (spare.refused or spare.filled >= spare.size)
         return filled and self._is_marked
 
+    @property
+    def ahead_at(self) -> int:
+        """The end of the log in its file from which on `keep_ahead` has something to do."""
+        current, spare = self.current, self.spare
+        if current.filled < current.size:
+            return current.filled // 2 + 1
+        if spare.refused or spare.filled >= spare.size:
+            return current.size + 1
+        return current.size // 2 + spare.filled // 2 + 1
+
     def keep_ahead(self) -> bool:
         """Under load: a piece of `prepare`, if the spare would otherwise not be ready in time."""
-        written = self.current.offset
-        if self.current.filled < min(self.current.size, 2 * written):
-            return self.current.fill()
-        return self.spare.filled < 2 * (written - self.current.size // 2) and self.spare.fill()
+        if self.current.offset < self.ahead_at:
+            return False
+        return self.current.fill() or self.spare.fill()
 
     def close(self) -> None:
         """Sync, mark, sync, and close the files."""

@@ -22,8 +22,8 @@ from attrs import define, evolve, field
 
 from ..shm import Consumer, Counters, Inputs, Producer
 from . import slots
-from .agent import Ends
-from .batches import Batches
+from .agent import PARK_NS_MAX, Ends
+from .batches import QUIET_NS, Batches
 from .clock import Clock
 from .errors import OTHER_FAILURE, CorruptJournal, CorruptSnapshot, JournalFailed
 from .incoming import Incoming
@@ -50,9 +50,6 @@ READ_PIECE_BYTES = 256 * 1024
 PARK_NS = 100_000_000
 SPOOLING_PARK_NS = 5_000_000
 """While the thread works: nothing wakes the loop when it is done."""
-QUIET_NS = 5_000_000
-"""So long after a batch nothing is prepared but what is urgent: the next command of a client that waits for each answer
-would find the disk at work for something else."""
 LOOK_EVERY_NS = 1_000_000_000
 LOOK_EVERY_BYTES = 1024 * 1024
 _ENTRY_HEAD = struct.Struct("<IHHQ")
@@ -155,6 +152,8 @@ class JournalProcess:
         self.disk_limits.check(self.journal.segment_bytes)
         self._ends = (self.persist, self.snapshot, self.persisted, self.read, self.restore)
         self._batches = Batches(self.journal, self.persist, self.persisted, self.counters)
+        if self.persist.own_bell is not None:
+            self._batches.watch(self.persist.own_bell, self._ends)
         self._inputs = Inputs((self.persist, self.snapshot))
         recovered = self.journal.recovered
         if self.store.kept:
@@ -210,6 +209,25 @@ class JournalProcess:
             self._fail(OTHER_FAILURE, str(damage))
             raise
 
+    def turn_elsewhere(self, spin_ns: int) -> bool:
+        """Wait, and take usual batches in C meanwhile; False: not even waited. Raises as `work`."""
+        owed = self._durable or self._tellings or self._answer or self._requests or self._restores
+        if owed or self._undecided:
+            return False
+        timeout_ns, bytes_max = self.sleep_ns(), LOOK_EVERY_BYTES - self._unlooked_bytes
+        until_ns = min(self._look_due_ns, self.clock.monotonic_ns() + PARK_NS_MAX)
+        try:
+            taken = self._batches.wait(
+                self._persist_bytes, bytes_max, until_ns, spin_ns, timeout_ns
+            )
+            if taken > 0:
+                self._took(taken, self._batches.synced_at_ns, told=self._batches.told)
+                self.journal.keep_ahead()
+        except JournalFailed as failure:
+            self._fail(failure.tag, failure.sentence)
+            raise
+        return taken >= 0
+
     def ends(self) -> Ends:
         """The rings that it reads, and those that may be full of its answers."""
         return self._ends
@@ -231,21 +249,28 @@ class JournalProcess:
             size = 0  # What was to be told before comes first.
         else:
             size = self._batches.take(self._persist_bytes)
-        written, told = size > 0, self._batches.told
-        if written:
-            self._wrote_ns = self._batches.synced_at_ns
-        else:
-            run = self.persist.peek()
-            size = len(run)
-            if not size:
-                return 0
-            written, told = self._carry_out(run), False
-            run.release()
-            self.persist.release(size)
-            self._wrote_ns = self.clock.monotonic_ns()
-        self._persist_bytes += size
-        if not written:
+        if size:
+            self._took(size, self._batches.synced_at_ns, told=self._batches.told)
             return 1
+        run = self.persist.peek()
+        size = len(run)
+        if not size:
+            return 0
+        written = self._carry_out(run)
+        run.release()
+        self.persist.release(size)
+        if written:
+            self._took(size, self.clock.monotonic_ns(), told=False)
+        else:
+            self._persist_bytes, self._wrote_ns = (
+                self._persist_bytes + size,
+                self.clock.monotonic_ns(),
+            )
+        return 1
+
+    def _took(self, size: int, wrote_ns: int, *, told: bool) -> None:
+        """So much of `persist` is durable."""
+        self._persist_bytes, self._wrote_ns = self._persist_bytes + size, wrote_ns
         if not told:
             held = self.journal.contents
             self._durable = slots.pack_persisted(held.last_term, held.last, self._persist_bytes)
@@ -254,7 +279,6 @@ class JournalProcess:
         self._unlooked_bytes += size
         if self._wrote_ns >= self._look_due_ns or self._unlooked_bytes >= LOOK_EVERY_BYTES:
             self._look(self._wrote_ns)
-        return 1
 
     def _carry_out(self, run: memoryview) -> bool:
         """Write what belongs on disk, in order; note the requests between. Whether anything was for the disk."""

@@ -292,7 +292,8 @@ def _run_journal(handed: Handed) -> int:
         DiskLimits(config.disk_bytes_max, config.disk_reserve_bytes),
         counters,
     )
-    agent.run(shell, attachment.bell, spin_ns(config.placement, JOURNAL), _stop_when_told())
+    spin = spin_ns(config.placement, JOURNAL)
+    agent.run(shell, attachment.bell, spin, _stop_when_told(), lambda: shell.turn_elsewhere(spin))
     shell.close()
     attachment.close()
     return 0

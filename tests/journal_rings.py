@@ -12,7 +12,14 @@ from leftfold.runtime.journal_process import JournalProcess
 from leftfold.runtime.room import DiskLimits
 from leftfold.runtime.segments import Disk
 from leftfold.runtime.snapshots import SnapshotStore
-from leftfold.shm import Consumer, Producer, format_ring, ring_bytes
+from leftfold.shm import (
+    DOORBELL_BYTES,
+    Consumer,
+    Doorbell,
+    Producer,
+    format_ring,
+    ring_bytes,
+)
 
 
 def snapshots_of(journal: Journal, disk: Disk | None = None) -> SnapshotStore:
@@ -34,13 +41,20 @@ class Rings:
         read=1 << 13,
         restore=1 << 13,
         limits=None,
+        event_fd=None,
+        counters=None,
     ):
+        """With an eventfd its ends have a bell, as a process waits on."""
+        self.bell = self.waker = None
+        if event_fd is not None:
+            cell = bytearray(DOORBELL_BYTES)
+            self.bell, self.waker = (Doorbell(cell, event_fd=event_fd) for _ in range(2))
         self.store = store or snapshots_of(journal)
-        self.persist, persist_out = self.ring(persist)
-        persisted_in, self.persisted = self.ring(persisted)
-        read_in, self.read = self.ring(read)
-        self.snapshot, snapshot_out = self.ring(1 << 12)
-        restore_in, self.restore = self.ring(restore)
+        self.persist, persist_out = self.ring_in(persist)
+        persisted_in, self.persisted = self.ring_out(persisted)
+        read_in, self.read = self.ring_out(read)
+        self.snapshot, snapshot_out = self.ring_in(1 << 12)
+        restore_in, self.restore = self.ring_out(restore)
         self.child, packets = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.process = JournalProcess(
             journal,
@@ -53,14 +67,25 @@ class Rings:
             packets,
             Clock(),
             limits or DiskLimits(),
+            counters,
         )
 
     @staticmethod
-    def ring(capacity):
-        """Both ends of a ring."""
+    def memory(capacity):
+        """Of a ring."""
         memory = bytearray(ring_bytes(capacity))
         format_ring(memory, capacity)
-        return Producer(memory), Consumer(memory)
+        return memory
+
+    def ring_in(self, capacity):
+        """Both ends of a ring that the process reads."""
+        memory = self.memory(capacity)
+        return Producer(memory, None, self.waker), Consumer(memory, self.bell)
+
+    def ring_out(self, capacity):
+        """Both ends of a ring that it writes."""
+        memory = self.memory(capacity)
+        return Producer(memory, self.bell), Consumer(memory, None, self.waker)
 
     def work(self):
         """Until there is nothing to do, or a ring is full."""
