@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import attrs
+from raft_samples import state_of
 
 from leftfold.runtime import recovered as recovered_module
 from leftfold.runtime import slots
@@ -138,9 +139,7 @@ class Rings:
 def everything(rings: Rings) -> dict[str, Any]:
     """All that consensus is, but for what a turn leaves to the next look at the rings."""
     shell = rings.shell
-    found: dict[str, Any] = {
-        f"raft.{name}": value for name, value in raft_state(shell.raft).items()
-    }
+    found: dict[str, Any] = {f"raft.{name}": value for name, value in state_of(shell.raft).items()}
     for name in (
         *("applied_index", "digest", "deadline_ns", "timer_due_ns", "time_entry", "leader"),
         *("serve_from", "skips_told", "serving", "draining", "drained", "settled"),
@@ -176,11 +175,3 @@ def plain(value: Any) -> bool:
         and type(value).__module__ != "leftfold.shm.ring"
         and (type(value).__eq__ is not object.__eq__ or value is None)
     )
-
-
-def raft_state(raft: Any) -> dict[str, Any]:
-    """All that a Raft core is."""
-    found = dict(vars(raft))
-    log = found.pop("log")
-    found["_random"] = found["_random"].getstate()
-    return found | {f"log.{name}": value for name, value in vars(log).items()}

@@ -86,3 +86,11 @@ def lead(raft: Raft, *voters: int) -> None:
     for voter in voters:
         raft.step(RequestVoteReply(voter, 1, raft.term, True))
     assert raft.role is Role.LEADER
+
+
+def state_of(raft: Raft) -> dict[str, Any]:
+    """All that a replica is, as values."""
+    found = dict(vars(raft))
+    log = vars(found.pop("log"))
+    found["_random"] = found["_random"].getstate()
+    return found | {f"log.{name}": value for name, value in log.items()}

@@ -1,10 +1,9 @@
 """A follower whose shell went on by itself (raft/stretch.py) is what it would be had it done each step: all of it, field by field."""
 
 import random
-from typing import Any
 
 import pytest
-from raft_samples import append, entry, raft_with, take
+from raft_samples import append, entry, raft_with, state_of, take
 
 from leftfold.raft import (
     AppendEntries,
@@ -13,7 +12,6 @@ from leftfold.raft import (
     Heartbeat,
     InstallSnapshot,
     InstallSnapshotReply,
-    Log,
     Message,
     Raft,
     RequestVote,
@@ -23,15 +21,6 @@ from leftfold.raft import (
 SEEDS = 500
 LEADER = 2
 TERM = 3
-
-
-def state(raft: Raft) -> dict[str, Any]:
-    """All that a replica is."""
-    found = dict(vars(raft))
-    log = found.pop("log")
-    assert isinstance(log, Log)
-    found["_random"] = found["_random"].getstate()
-    return found | {f"log.{name}": value for name, value in vars(log).items()}
 
 
 class Follower:
@@ -86,7 +75,7 @@ class Follower:
 
     def apply(self, rng: random.Random) -> None:
         raft = self.raft
-        applying: int = state(raft)["_applying"]
+        applying: int = state_of(raft)["_applying"]
         raft.applied(rng.randint(raft.applied_index, applying))
 
 
@@ -104,7 +93,7 @@ def test_it_is_as_if_each_step_had_been_done(limits: dict[str, int]) -> None:
         at_once.steps(random.Random(same), before)
         if not at_once.raft.follows_steadily:
             continue
-        assert state(step_by_step.raft) == state(at_once.raft)
+        assert state_of(step_by_step.raft) == state_of(at_once.raft)
 
         for _ in range(rng.randrange(3)):
             step_by_step.raft.tick()
@@ -117,17 +106,17 @@ def test_it_is_as_if_each_step_had_been_done(limits: dict[str, int]) -> None:
         step_by_step.steps(rng, rng.randrange(30))
         there = step_by_step.raft.standing()
         there.entries = step_by_step.taken
-        there.heard = state(step_by_step.raft)["_election_elapsed"] == 0
+        there.heard = state_of(step_by_step.raft)["_election_elapsed"] == 0
         at_once.raft.stretch(there)
         went_on += bool(step_by_step.taken)
-        assert state(step_by_step.raft) == state(at_once.raft), f"seed {seed}"
+        assert state_of(step_by_step.raft) == state_of(at_once.raft), f"seed {seed}"
 
         step_by_step.given, at_once.given = list(step_by_step.given), list(step_by_step.given)
         after = rng.randrange(1 << 32)
         assert step_by_step.steps(random.Random(after), 10) == at_once.steps(
             random.Random(after), 10
         )
-        assert state(step_by_step.raft) == state(at_once.raft), f"seed {seed}"
+        assert state_of(step_by_step.raft) == state_of(at_once.raft), f"seed {seed}"
     assert went_on > SEEDS // 4
 
 
