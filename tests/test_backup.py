@@ -30,7 +30,7 @@ from leftfold.tools.cli import call
 from leftfold.tools.fold import fold
 from leftfold.tools.history import open_history
 from leftfold.tools.manifest import BLOCK_BYTES, NAME
-from leftfold.tools.scratch import beside
+from leftfold.tools.scratch import beside, file_beside
 
 
 @pytest.fixture
@@ -494,6 +494,22 @@ def test_what_killed_restores_left_is_removed_by_the_next_and_a_living_ones_is_n
     hidden = sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("."))
     assert hidden == [".other.1.restoring", ".other.1.unpacked"]
     assert open_history(tmp_path / "again").last == LAST
+
+
+def test_what_killed_backups_left_of_a_tar_is_removed_by_the_next_and_a_living_ones_is_not(
+    log: WrittenLog, tmp_path: Path
+) -> None:
+    for name in ("again.tar", "other.tar"):
+        (tmp_path / f"{name}.1.tmp").write_bytes(b"half of it")
+    (tmp_path / "again.tar.old.tmp").write_bytes(b"somebody else's")
+    living, file = file_beside(tmp_path / "again.tar")
+    with file:
+        assert leftfold("backup", log.directory, tmp_path / "again.tar").returncode == 0
+
+        assert living.exists()
+    left = sorted(path.name for path in tmp_path.glob("*.tmp"))
+    assert left == sorted([living.name, "again.tar.old.tmp", "other.tar.1.tmp"])
+    assert leftfold("restore", tmp_path / "again.tar", tmp_path / "r").returncode == 0
 
 
 # Full disks

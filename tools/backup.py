@@ -35,6 +35,7 @@ from .manifest import NAME, Blocks, Manifest, Member, verify, verify_bytes
 from .nearest import content_of
 from .place import parse_place
 from .progress import Advance, progress
+from .scratch import file_beside
 
 PIECE_BYTES = 1 << 20
 STDOUT = "-"
@@ -355,11 +356,10 @@ class TarFile:
         """Create the file. Raises OperatorError."""
         if path.exists():
             raise OperatorError(f"{path} exists: name a target that does not.")
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         try:
-            file = temporary.open("xb")
+            temporary, file = file_beside(path)
         except OSError as error:
-            raise OperatorError(f"Cannot create {temporary}: {error.strerror}.") from None
+            raise OperatorError(f"Cannot create {error.filename}: {error.strerror}.") from None
         return cls(path, temporary, Tar(file))
 
     def add(self, path: str, size: int, pieces: Iterable[bytes]) -> None:
@@ -370,7 +370,6 @@ class TarFile:
         """Sync, read back, compare, and give it its name."""
         self.tar.finish(manifest)
         os.fsync(self.tar.file.fileno())
-        self.tar.file.close()
         _forget_cached(self.temporary)
         members = {member.path: member for member in manifest.members}
         with tarfile.open(self.temporary, "r:") as archive:
@@ -380,6 +379,7 @@ class TarFile:
                     verify_bytes(file, f"{self.path}: {info.name}", members.pop(info.name))
         assert not members
         self.temporary.rename(self.path)
+        self.tar.file.close()  # Until now nobody may take it for one that was left.
         sync_directory(self.path.parent)
 
     def remove(self) -> None:

@@ -1,6 +1,6 @@
-"""Directories for a while that do not outlive a kill -9 of their owner for long.
+"""Directories and files for a while that do not outlive a kill -9 of their owner for long.
 
-The owner holds a lock on its directory for as long as it lives. Whoever makes the next one of the same kind removes those
+The owner holds a lock on what it made for as long as it lives. Whoever makes the next one of the same kind removes those
 that nobody holds, and what replicas in them left in shared memory; one in which a replica still runs is left alone.
 """
 
@@ -9,9 +9,11 @@ import fcntl
 import glob
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import BinaryIO
 
 from ..runtime.errors import OperatorError
 from ..runtime.identity import IDENTITY_NAME, lock_directory
@@ -48,6 +50,33 @@ def beside(place: Path, kind: str) -> Generator[Path]:
     finally:
         shutil.rmtree(path, ignore_errors=True)
         os.close(held)
+
+
+def file_beside(place: Path) -> tuple[Path, BinaryIO]:
+    """A new file next to `place`, to be given its name, and where it is; it is ours while it is open. Raises OSError."""
+    for left in place.parent.glob(f"{glob.escape(place.name)}.[0-9]*.tmp"):
+        _remove_file_if_left(left)
+    path = place.with_name(f"{place.name}.{os.getpid()}.tmp")
+    while True:
+        file = path.open("xb")
+        with contextlib.suppress(OSError):  # Where there are no locks nothing is removed either.
+            fcntl.flock(file, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return path, file
+        file.close()  # Somebody took it for one that was left, before it was locked.
+
+
+def _remove_file_if_left(path: Path) -> None:
+    try:
+        held = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return
+    with open(held, "rb") as file, contextlib.suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        found = os.fstat(held)
+        if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid():
+            path.unlink()
 
 
 def _created(path: Path) -> Path:
