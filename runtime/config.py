@@ -12,11 +12,13 @@ import attrs
 from attrs import field, frozen
 
 from .errors import OperatorError
+from .frames import TOKEN_BYTES_MAX
 from .hosts import numeric_address
 
 KIB = 1024
 MIB = 1024 * KIB
 NS_PER_S = 1_000_000_000
+TOKENS_MAX = 8
 
 SNAPSHOT_LOG_BYTES = 256 * MIB
 """A snapshot is due when the log behind the last one holds this much (see `snapshot_points`).
@@ -166,6 +168,7 @@ class ReplicaConfig:
             raise OperatorError(f"Port {self.resp_port} is out of range: choose 0 to 65535.")
         if self.peer_address:
             numeric_address(self.peer_address)
+        require_tokens(self.tokens)
         files = (self.tls_certificate, self.tls_key, self.tls_authority)
         if any(files) and not all(files):
             raise OperatorError(
@@ -189,3 +192,12 @@ class ReplicaConfig:
         fields["tokens"] = tuple(fields["tokens"])
         fields["skip"] = tuple((index, ordinal) for index, ordinal in fields["skip"])
         return cls(**fields)
+
+
+def require_tokens(tokens: tuple[str, ...]) -> None:
+    """Raise OperatorError unless these can be what a client must know."""
+    sizes = [len(token.encode()) for token in tokens]
+    if len(sizes) > TOKENS_MAX or not all(0 < size <= TOKEN_BYTES_MAX for size in sizes):
+        raise OperatorError(
+            f"At most {TOKENS_MAX} tokens can be valid at a time, each of 1 to {TOKEN_BYTES_MAX} bytes."
+        )

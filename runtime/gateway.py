@@ -25,9 +25,8 @@ from ..shm import Consumer, Counters, Doorbell, Histogram, Producer
 from . import slots
 from ._wire import ffi, lib
 from .clock import Clock
-from .config import TransportLimits
+from .config import TransportLimits, require_tokens
 from .descriptors import Descriptors
-from .errors import OperatorError
 from .metrics import COUNTED
 from .shm_table import SHM_TABLE
 from .tls_clients import TlsClients
@@ -41,7 +40,6 @@ PARK_MS = 100
 """The longest sleep, so that signals and time-outs are seen; a wake-up never depends on it."""
 
 ACCEPTS_PER_TURN = 64
-TOKENS_MAX = 8
 CLAIM_BYTES_MAX = 1024 * 1024
 SCATTER_BYTES_MAX = 1024 * 1024
 TICK_NS = PARK_MS * 1_000_000
@@ -89,13 +87,7 @@ class Identity:
     """A client must know one of these; none: anybody may ask."""
 
     def __attrs_post_init__(self) -> None:
-        sizes = [len(token.encode()) for token in self.tokens]
-        if len(sizes) > TOKENS_MAX or not all(
-            0 < size <= lib.WIRE_TOKEN_BYTES_MAX for size in sizes
-        ):
-            raise OperatorError(
-                f"At most {TOKENS_MAX} tokens can be valid at a time, each of 1 to {lib.WIRE_TOKEN_BYTES_MAX} bytes."
-            )
+        require_tokens(self.tokens)
 
 
 @define(eq=False)

@@ -167,6 +167,9 @@ def test_a_second_replica_in_the_same_directory_is_refused(directory: Path) -> N
         (["--port", "0", "--host", "no host"], "'no host' is no address of this machine"),
         (["--port", "0", "--host", "a..b"], "'a..b' is no address of this machine"),
         (["--port", "0", "--host", ""], "An empty host is no address"),
+        (["--port", "0", "--token", ""], "each of 1 to 64 bytes"),
+        (["--port", "0", "--token", "x" * 65], "each of 1 to 64 bytes"),
+        (["--port", "0", *(f"--token={at}" for at in range(9))], "At most 8 tokens"),
         (["--port", "0", "--host", "0.0.0.0"], "0.0.0.0 can be reached from other machines"),
         (
             [

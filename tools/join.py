@@ -91,6 +91,7 @@ def join(
         tls_certificate=tls_certificate,
         tls_key=tls_key,
         tls_authority=tls_authority,
+        tokens=token,
         insecure=insecure_i_know,
     )
     require_addresses(config, others.values())  # Before the cluster counts on it.
