@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from replica import replica
+from replica import replica, wait_until
 from test_top import LEDGER
 
 from leftfold.actors.ledger import Deposit, Transfer
@@ -54,6 +54,10 @@ def test_a_command_is_followed_from_the_log_to_its_reply(
             for _ in range(5):
                 client.ask("book", Transfer("a", "b", 7))
         line = commands_of(running.directory)[-1]
+        wait_until(
+            lambda: "sequenced_to_applied" in traced(running.directory, line, capsys)["took_ns"],
+            "consensus is told, a little later than the client",
+        )
         found = traced(running.directory, line, capsys)
         assert call(["trace", str(running.directory), line["session"], str(line["request"])]) == 0
         shown = capsys.readouterr().out

@@ -91,7 +91,7 @@ def test_bulk_waits_for_room_in_a_parked_gateway_and_goes_on_by_the_bell() -> No
 def test_what_is_counted_of_peers_is_in_the_schema() -> None:
     with replicas(1, 2) as (one, _):
         assert set(one.peers.counts()) < set(schema()[GATEWAY].counters)
-        assert one.peers.counts()["peers_linked"] == 1
+        until(lambda: one.peers.counts()["peers_linked"] == 1, "the other one is counted")
 
 
 @pytest.mark.parametrize("kind", [slots.RAFT_MESSAGE, slots.PEERS])
