@@ -101,6 +101,10 @@ class Machine:
         self, index: int, time_ns: int, kind: int, body: bytes | memoryview, *, outputs: Outputs
     ) -> None:
         """Apply one committed entry. `body` is its run of slots, as in the ring."""
+        outputs.egress += self.apply_entry(index, time_ns, kind, body)
+
+    def apply_entry(self, index: int, time_ns: int, kind: int, body: Any) -> bytes:
+        """As `apply`; what it put out is given back. `body` may be any buffer."""
         state = self.state
         assert index == state.index + 1, f"I5: entry {index} came after {state.index}"
         assert time_ns >= state.time_ns, f"log time goes back at entry {index}"
@@ -111,7 +115,8 @@ class Machine:
         self._slots.clear()
         self._units.begin_entry(index, time_ns)
         if kind == EntryKind.COMMANDS:
-            self._commands.apply(body, index, time_ns, state.clock_ns, self._skips or None)
+            clock_ns = time_ns - state.jumps_ns
+            self._commands.apply(body, index, time_ns, clock_ns, self._skips or None)
         elif kind == EntryKind.TIME:
             state.sessions.expire(state.clock_ns)
             self._fire_timers()
@@ -119,7 +124,7 @@ class Machine:
         if run:
             # The CRC-32 of a run is the chain over its slots: every unit's link in one call.
             state.digest = crc32(run, state.digest)
-            outputs.egress += run
+        return run
 
     def query(self, slot: bytes | memoryview, index: int) -> bytes:
         """The ANSWER to a QUERY slot, from the state as it is; `index` goes into the answer.

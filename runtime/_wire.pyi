@@ -84,6 +84,19 @@ class Lib:
     BATCH_BELL: Final[int]
     def batch_take(self, batch: CData, /) -> int: ...
     def batch_run(self, batch: CData, limits: CData, spin_ns: int, timeout_ns: int, /) -> int: ...
+    PASSAGE_EGRESS: Final[int]
+    PASSAGE_APPLIED: Final[int]
+    PASSAGE_BROKEN: Final[int]
+    def passage_take(self, passage: CData, /) -> int: ...
+    def passage_give(
+        self,
+        passage: CData,
+        egress: bytes,
+        egress_bytes: int,
+        applied: bytes,
+        applied_bytes: int,
+        /,
+    ) -> int: ...
     def shm_table_fits(self, calls: CData, /) -> int: ...
     def batch_crc(self, crc: int, bytes: CData, size: int, /) -> int: ...
     LEADING_WRITES: Final[int]

@@ -23,10 +23,12 @@ class RecentOutputs:
 
     first: int = 1
     """All that entries from here on have put out is here."""
-    runs: deque[tuple[int, bytearray]] = field(factory=deque[tuple[int, bytearray]], init=False)
+    runs: deque[tuple[int, bytes | bytearray]] = field(
+        factory=deque[tuple[int, bytes | bytearray]], init=False
+    )
     held_bytes: int = field(default=0, init=False)
 
-    def keep(self, index: int, run: bytearray) -> None:
+    def keep(self, index: int, run: bytes | bytearray) -> None:
         """What an entry has put out; the run is not to be changed any more."""
         self.runs.append((index, run))
         self.held_bytes += len(run) + RUN_OVERHEAD_BYTES
