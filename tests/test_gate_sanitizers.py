@@ -1,4 +1,4 @@
-"""The C of the gateway under the address and undefined-behaviour sanitizers, fed with broken frames from a seed."""
+"""The C of the gateway, and the short roads of the others, under the address and undefined-behaviour sanitizers, fed with broken frames from a seed."""
 
 import random
 import subprocess
@@ -26,11 +26,11 @@ FLAGS = ["-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-Wno-format"
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 
-LOOP_SOURCES = [
-    *SOURCES,
-    ROOT / "runtime/loop.c",
-    ROOT / "runtime/carrier.c",
-    *(ROOT / "shm" / f"{name}.c" for name in ("ring", "doorbell", "histogram", "calls")),
+SHM_SOURCES = [ROOT / "shm" / f"{name}.c" for name in ("ring", "doorbell", "histogram", "calls")]
+LOOP_SOURCES = [*SOURCES, ROOT / "runtime/loop.c", ROOT / "runtime/carrier.c", *SHM_SOURCES]
+ROADS_SOURCES = [
+    *(ROOT / "runtime" / f"{name}.c" for name in ("wire", "batch", "carrier", "passage")),
+    *SHM_SOURCES,
 ]
 
 
@@ -81,6 +81,16 @@ def test_the_loop_between_real_sockets_and_rings_and_the_fold_report_nothing(
     tmp_path: Path,
 ) -> None:
     program = compile_harness(tmp_path, "loop_harness", LOOP_SOURCES)
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+
+    totals = run_harness(program, seed, 20_000)
+
+    assert min(totals.values()) > 0, f"the harness does not reach everything: {totals}"
+
+
+def test_the_short_roads_of_journal_peers_and_logic_report_nothing(tmp_path: Path) -> None:
+    program = compile_harness(tmp_path, "roads_harness", ROADS_SOURCES)
     seed = random.randrange(2**32)
     print(f"seed {seed}")
 
