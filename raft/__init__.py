@@ -69,9 +69,10 @@ from .messages import (
 )
 from .observer import Happening, Observation, Observer
 from .progress import Progress, ProgressState
+from .quorum import majority
 from .ready import NOTHING, Fetch, FetchChunk, Persist, Read, Ready, Restart, SnapshotChunk
 from .role import Role
-from .stretch import Stretch
+from .stretch import PeerStretch, Stretch
 from .transfer import Stored
 
 __all__ = [
@@ -100,6 +101,7 @@ __all__ = [
     "Message",
     "Observation",
     "Observer",
+    "PeerStretch",
     "Persist",
     "Progress",
     "ProgressState",
@@ -120,4 +122,5 @@ __all__ = [
     "Stretch",
     "TimeoutNow",
     "is_bulk",
+    "majority",
 ]

@@ -577,12 +577,15 @@ class Raft:
 
     @property
     def is_steady(self) -> bool:
-        """Is this the only voter, in office, with nothing under way but entries, writes and their acknowledgements?"""
+        """Is this a leader with nothing under way but entries, writes and their acknowledgements?
+
+        Who does not keep up may be among its peers, as long as it is waited for.
+        """
         started = self._term_start_index
         return (
             self.role is LEADER
-            and self._is_alone
-            and not self._peers
+            and len(self._quorum) == 1
+            and all(map(self._is_steady, self._peers.values()))
             and 0 < started <= self.commit
             and self.membership_index <= self.commit
             and self.log.last_term == self.term
@@ -630,6 +633,13 @@ class Raft:
             and not message.repairing
         )
 
+    def _is_steady(self, progress: Progress) -> bool:
+        if progress.outgoing is not None or progress.repairing:
+            return False
+        return progress.keeps_up(self.log.last) or not progress.may_send(
+            self.config.appends_in_flight_max, self.config.entries_in_flight_bytes_max
+        )
+
     def standing(self) -> Stretch:
         """Where a stretch begins."""
         return Stretch(
@@ -649,6 +659,11 @@ class Raft:
                 for sequence, message in self._send_waiting
                 if isinstance(message, AppendEntriesReply)
             ],
+            peers={
+                peer: progress.standing()
+                for peer, progress in self._peers.items()
+                if progress.keeps_up(self.log.last)
+            },
         )
 
     def stretch(self, done: Stretch) -> None:
@@ -660,6 +675,8 @@ class Raft:
         """
         assert self.is_steady or self.follows_steadily
         term, vote = self.term, self.voted_for
+        for peer, gone_on in done.peers.items():
+            self._peers[peer].stretch(gone_on)
         self.log.append(done.entries)
         for entry in done.entries:
             self._unapplied.append((entry.index, len(entry.body)))
@@ -684,7 +701,6 @@ class Raft:
             self._election_elapsed = 0
         if self.log.recent_bytes > self.config.recent_bytes_max:
             self.log.drop_bodies_over(self.config.recent_bytes_max, self._durable_last + 1)
-        assert self.is_steady or self.follows_steadily
 
     # The output.
 

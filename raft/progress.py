@@ -29,6 +29,7 @@ from enum import Enum
 
 from attrs import Factory, define
 
+from .stretch import PeerStretch
 from .transfer import Outgoing, Stored
 
 
@@ -113,6 +114,27 @@ class Progress:
         self._enter(ProgressState.PROBE)
         self.next = max(min(index, retry + 1), self.match + 1)
         return True
+
+    def keeps_up(self, last: int) -> bool:
+        """Has it been sent all up to `last`, on the ordinary flow, one message after the other?"""
+        return (
+            self.state is ProgressState.REPLICATE
+            and self.next == last + 1
+            and not self.bulk
+            and not self.fetching
+        )
+
+    def standing(self) -> PeerStretch:
+        """Where a stretch begins."""
+        return PeerStretch(self.match, self.next, self.round, tuple(self.in_flight), False)
+
+    def stretch(self, done: PeerStretch) -> None:
+        """What a shell has sent and heard by itself; see stretch.py."""
+        self.match, self.next, self.round = done.match, done.next, done.round
+        self.in_flight = deque(done.in_flight)
+        self.in_flight_bytes = sum(size for _, size in done.in_flight)
+        if done.spoke:
+            self.spoke()
 
     def lost_down_to(self, index: int) -> None:
         """The peer is being repaired, and holds no more than this of what it once accepted."""

@@ -5,7 +5,9 @@ contract is that the core is then as it would be after these, in this order and 
 
     propose(kind, body, time_ns)     a kind that has no meaning here, taken in
     persisted(sequence), applied(index)
-    read_index(context)              answered with the next ready()
+    step(message)                    an AppendEntriesReply that accepts, or a HeartbeatReply, of this term, from a peer
+                                     that has been sent all, on the ordinary flow, and is not under repair
+    read_index(context)              of one that leads alone, answered with the next ready()
     ready() until NOTHING            after each batch of them
 
 from a moment at which `Raft.is_steady`. For a follower, from a moment at which `Raft.follows_steadily`, after these:
@@ -18,11 +20,22 @@ from a moment at which `Raft.is_steady`. For a follower, from a moment at which 
 A shell owes for such a stretch what ready.py says it owes for each `Ready`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from attrs import define
+from attrs import Factory, define
 
 from .messages import Entry
+
+
+@define
+class PeerStretch:
+    """What became of one peer that has been sent all."""
+
+    match: int
+    next: int
+    round: int
+    in_flight: Sequence[tuple[int, int]]
+    spoke: bool
 
 
 @define
@@ -51,3 +64,5 @@ class Stretch:
     """(sequence, index) of a follower's acknowledgements that wait for a write."""
     heard: bool = False
     """A follower's leader has spoken."""
+    peers: Mapping[int, PeerStretch] = Factory(dict[int, PeerStretch])
+    """A leader's, as far as they had been sent all when it began."""

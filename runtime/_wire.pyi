@@ -1,4 +1,5 @@
-"""Types of the compiled module: what routes.h, subscriptions.h, wire.h, gate.h, carrier.h and loop.h declare."""
+"""Types of the compiled module: what routes.h, subscriptions.h, wire.h, gate.h, carrier.h, loop.h,
+batch.h and leading.h declare."""
 
 from typing import Any, Final, Self
 
@@ -100,10 +101,13 @@ class Lib:
     def shm_table_fits(self, calls: CData, /) -> int: ...
     def batch_crc(self, crc: int, bytes: CData, size: int, /) -> int: ...
     LEADING_WRITES: Final[int]
+    LEADING_PEERS: Final[int]
+    LEADING_FLIGHTS: Final[int]
     LEADING_DUE: Final[int]
     LEADING_OTHER: Final[int]
     LEADING_FULL: Final[int]
     LEADING_SIGNAL: Final[int]
+    LEADING_BROKEN: Final[int]
     def leading_run(self, leading: CData, until_ns: int, spin_ns: int, /) -> int: ...
     def wire_fold(self, fold: CData, /) -> int: ...
     def wire_refuse(self, refusal: CData, /) -> int: ...

@@ -9,7 +9,8 @@ again elsewhere, under their old numbers, and whatever was committed after all i
 
 Recovery: the state of the newest snapshot goes from the journal to logic, then the entries behind it, as far as this
 build of the app may replay them (tail.py). Beside this file: feed.py (logic), persisting.py (journal), peering.py (peers),
-upkeep.py (snapshots and room), queries.py (what is asked and refused), administration.py (operators).
+upkeep.py (snapshots and room), queries.py (what is asked and refused), administration.py (operators). Plain turns of a leader
+are done in C: steady.py.
 """
 
 from collections.abc import Callable, Mapping

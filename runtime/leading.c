@@ -7,11 +7,12 @@ enum {
     DIGESTS_BYTES = 16,
     OVERHEAD_BYTES = 64,       /* ENTRY_OVERHEAD_BYTES of feed.py */
     FEED_ENTRIES_MAX = 1024,   /* in one turn */
-    TAIL_BYTES = HARD_STATE_BYTES
+    TAIL_BYTES = HARD_STATE_BYTES,
+    TAKE_BYTES = 1024 * 1024   /* of messages in one turn */
 };
 static const int64_t PARK_NS_MAX = 100000000;
-static const int PLAIN = LEADING_PERSISTED | LEADING_APPLIED | LEADING_INGRESS;
-enum { DONE = 0, IDLE = -1 };
+static const int PLAIN = LEADING_PERSISTED | LEADING_APPLIED | LEADING_RECEIVE | LEADING_INGRESS;
+enum { DONE = 0, IDLE = -1, INTERRUPTED = 2 /* of doorbell.h */ };
 
 /* What a turn found before it changed anything. */
 struct found {
@@ -19,20 +20,16 @@ struct found {
     uint64_t persisted_bytes, durable_index, durable_bytes;
     uint64_t applied_bytes, applied, digest, digests_first, digests_bytes;
     int64_t deadline_ns, timer_due_ns;
+    const uint8_t *received;
+    uint64_t received_bytes;
     uint64_t consumed_bytes, body_bytes, body_count, queries_bytes;
 };
 
-static void put_u16(uint8_t *at, uint16_t value) { memcpy(at, &value, sizeof value); }
 static void put_u64(uint8_t *at, uint64_t value) { memcpy(at, &value, sizeof value); }
 
 /* Relaxed: readers want no order between words, only whole ones (shm/histogram.h). */
 static void set(uint64_t *word, uint64_t value) { __atomic_store_n(word, value, __ATOMIC_RELAXED); }
 static void add(uint64_t *word, uint64_t amount) { set(word, *word + amount); }
-
-static struct leading_entry *entry_at(struct leading *l, uint64_t index)
-{
-    return &l->entries[index - l->first];
-}
 
 /* A run at an end, as pointer and size; 0: there is none, or the ring refused, which Python finds again. */
 static const uint8_t *peek(struct leading *l, struct ring_end *end, uint64_t *bytes)
@@ -113,6 +110,16 @@ static int is_timer_due(const struct leading *l, const struct found *f)
     return f->now_ns >= f->timer_due_ns && l->time_entry <= f->applied;
 }
 
+static int look_at_received(struct leading *l, struct found *f)
+{
+    uint64_t found = l->calls->peek_upto(l->inputs[3], TAKE_BYTES);
+    f->received_bytes = (uint32_t)found;
+    if (!found || f->received_bytes == UINT32_MAX)
+        return 0;
+    f->received = l->calls->data(l->inputs[3]) + (found >> 32);
+    return leading_messages_are_plain(l, f->received, f->received_bytes);
+}
+
 static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* The room for an entry's body as consensus.py reckons it, or -1: nothing is admitted now. */
@@ -130,7 +137,7 @@ static int64_t entry_room(struct leading *l, const struct found *f)
         return -1;
     uint64_t unapplied_bytes = l->unapplied_bytes;
     for (uint64_t index = l->applied + 1; index <= f->applied; index++)
-        unapplied_bytes -= entry_at(l, index)->body_bytes;
+        unapplied_bytes -= leading_entry(l, index)->body_bytes;
     if (f->applied < l->last && unapplied_bytes + (uint64_t)room > l->unapplied_bytes_max)
         return -1;
     return room;
@@ -138,8 +145,8 @@ static int64_t entry_room(struct leading *l, const struct found *f)
 
 static int queries_are_plain(const struct leading *l, const struct wire_separation *s)
 {
-    /* Logic has all that was proposed, and so all that they must see. */
-    if (s->body_count || l->fed != l->last || s->consumed_bytes != s->run_bytes)
+    /* Nobody is to be asked, and logic has all that was proposed, and so all that they must see. */
+    if (l->peers_count || s->body_count || l->fed != l->last || s->consumed_bytes != s->run_bytes)
         return 0;
     for (uint64_t at = 0; at < s->queries_bytes && !l->heard;
          at += wire_padded(wire_length(s->queries + at)))
@@ -210,6 +217,7 @@ static void note(uint64_t *trail, uint64_t rows, uint64_t index, uint64_t since_
 
 static void take_persisted(struct leading *l, const struct found *f)
 {
+    uint64_t before = l->persisted;
     while (l->write_count && l->writes[l->write_first].handed_bytes <= f->durable_bytes) {
         const struct leading_write *write = &l->writes[l->write_first];
         l->persisted = write->sequence;
@@ -219,8 +227,8 @@ static void take_persisted(struct leading *l, const struct found *f)
         l->write_first = (l->write_first + 1) % LEADING_WRITES;
         l->write_count--;
     }
-    if (l->durable > l->commit)
-        l->commit = l->durable;
+    if (l->persisted != before)
+        leading_advance_commit(l);
     if (l->undurable_count)
         l->reached[l->reached_count++] =
             (struct leading_reached){f->durable_index, (uint64_t)f->now_ns};
@@ -231,7 +239,7 @@ static void note_durable(struct leading *l)
     for (uint64_t at = 0; at < l->reached_count; at++) {
         const struct leading_reached *reached = &l->reached[at];
         for (; l->undurable <= reached->through; l->undurable++) {
-            const struct leading_entry *entry = entry_at(l, l->undurable);
+            const struct leading_entry *entry = leading_entry(l, l->undurable);
             if (!entry->count)
                 continue;
             l->undurable_count--;
@@ -247,7 +255,7 @@ static void take_applied(struct leading *l, const struct found *f)
     uint64_t now_ns = (uint64_t)f->now_ns;
     note_durable(l);
     while (l->applied < f->applied) {
-        const struct leading_entry *entry = entry_at(l, ++l->applied);
+        const struct leading_entry *entry = leading_entry(l, ++l->applied);
         l->unapplied_bytes -= entry->body_bytes;
         if (!entry->count)
             continue;
@@ -277,7 +285,7 @@ static void propose(struct leading *l, const struct found *f)
     put_u64(slot + 16, l->term);
     put_u64(slot + 24, (uint64_t)time_ns);
     memset(slot + 32, 0, 8);
-    *entry_at(l, l->last) = (struct leading_entry){
+    *leading_entry(l, l->last) = (struct leading_entry){
         (uint64_t)f->now_ns, l->slots_bytes, (uint32_t)f->body_bytes, (uint32_t)f->body_count};
     l->last_time_ns = time_ns;
     l->slots_bytes += ENTRY_BYTES + f->body_bytes;
@@ -293,7 +301,7 @@ static void propose(struct leading *l, const struct found *f)
 static int persist(struct leading *l)
 {
     uint64_t commit = l->commit < l->durable ? l->commit : l->durable; /* I6 */
-    uint64_t at = entry_at(l, l->last)->at, bytes = l->slots_bytes - at;
+    uint64_t at = leading_entry(l, l->last)->at, bytes = l->slots_bytes - at;
     if (commit != l->given_commit || l->repeats) {
         uint8_t *state = l->slots + l->slots_bytes; /* the next entry goes over it */
         wire_header(state, HARD_STATE_BYTES, WIRE_HARD_STATE, 0);
@@ -317,7 +325,7 @@ static int persist(struct leading *l)
 static int feed(struct leading *l)
 {
     for (int given = 0; l->fed < l->applying; given++) {
-        const struct leading_entry *entry = entry_at(l, l->fed + 1);
+        const struct leading_entry *entry = leading_entry(l, l->fed + 1);
         uint64_t size = entry->body_bytes + OVERHEAD_BYTES;
         if (given > FEED_ENTRIES_MAX ||
             l->calls->write(l->apply, l->slots + entry->at,
@@ -346,6 +354,8 @@ static int turn(struct leading *l, int64_t until_ns)
         return LEADING_OTHER;
     if (ready & LEADING_APPLIED && !look_at_applied(l, &f))
         return LEADING_OTHER;
+    if (ready & LEADING_RECEIVE && !look_at_received(l, &f))
+        return LEADING_OTHER;
     if (is_timer_due(l, &f))
         return LEADING_DUE;
     if (!ready)
@@ -357,30 +367,42 @@ static int turn(struct leading *l, int64_t until_ns)
     }
     /* From here on it is ours. */
     l->turns++;
-    int fine = 1;
+    int whole = 1, broken = 0, done = f.queries_bytes != 0;
     if (ready & LEADING_PERSISTED) {
-        fine &= l->calls->release(l->inputs[1], f.persisted_bytes) == 0;
+        broken |= l->calls->release(l->inputs[1], f.persisted_bytes) < 0;
         take_persisted(l, &f);
     }
     if (ready & LEADING_APPLIED) {
-        fine &= l->calls->release(l->inputs[2], f.applied_bytes) == 0;
+        broken |= l->calls->release(l->inputs[2], f.applied_bytes) < 0;
         take_applied(l, &f);
     }
+    if (ready & LEADING_RECEIVE) {
+        done |= leading_take_messages(l, f.received, f.received_bytes);
+        broken |= l->calls->release(l->inputs[3], f.received_bytes) < 0;
+    }
     if (f.consumed_bytes)
-        fine &= l->calls->release(l->inputs[5], f.consumed_bytes) == 0;
+        broken |= l->calls->release(l->inputs[5], f.consumed_bytes) < 0;
     if (f.body_count) {
         propose(l, &f);
-        fine &= persist(l);
+        leading_replicate(l); /* first: the peers' disks work while ours does */
+        whole &= persist(l);
+        done = 1;
     }
-    if (l->commit < l->durable ? l->commit > l->applying : l->durable > l->applying)
-        l->applying = l->commit < l->durable ? l->commit : l->durable;
-    set(l->commit_count, l->commit);
-    fine &= feed(l);
+    uint64_t known = l->commit < l->durable ? l->commit : l->durable;
+    if (known > l->applying) {
+        l->applying = known;
+        done = 1;
+    }
+    if (done)
+        set(l->commit_count, l->commit);
+    whole &= feed(l);
     if (f.queries_bytes) {
         l->reads++;
-        fine &= l->calls->commit(l->apply, f.queries_bytes) == 0;
+        broken |= l->calls->commit(l->apply, f.queries_bytes) < 0;
     }
-    return fine ? DONE : LEADING_FULL;
+    if (broken)
+        return LEADING_BROKEN;
+    return whole ? DONE : LEADING_FULL;
 }
 
 int leading_run(struct leading *l, int64_t until_ns, int64_t spin_ns)
@@ -397,7 +419,9 @@ int leading_run(struct leading *l, int64_t until_ns, int64_t spin_ns)
         int64_t wait_ns = due_ns - l->calls->monotonic_ns();
         wait_ns = wait_ns < 0 ? 0 : smaller(wait_ns, PARK_NS_MAX);
         int woken = l->calls->wait(l->bell, spin_ns, wait_ns);
-        if (woken != 0 && woken != 1)
-            return LEADING_SIGNAL; /* or a bell that refuses, which Python finds again */
+        if (woken < 0)
+            return LEADING_BROKEN;
+        if (woken == INTERRUPTED)
+            return LEADING_SIGNAL;
     }
 }

@@ -1,8 +1,9 @@
 /* leading: the plainly usual turns of a leader, from wake-up to wake-up without Python.
  *
  * While nothing changes in its term, what a leader does with a batch is arithmetic: commands from `ingress` become an entry
- * that goes to `persist`; what the journal says on `persisted` moves the commit index; what is committed and durable goes to
- * `apply`; what logic says on `applied` ends it. Queries go to `apply` at once while logic has all that was ever proposed.
+ * that goes to `send`, once for each peer that has all before it, and to `persist`; what the journal says on `persisted`, and
+ * peers on `receive`, moves the commit index, by majority; what is committed and durable goes to `apply`; what logic says on
+ * `applied` ends it. Queries of one that leads alone go to `apply` at once while logic has all that was ever proposed.
  * This struct holds the numbers of that arithmetic. One owner at a time: Python gives them all (leading.py, `enter`), C turns
  * and waits, Python takes them back (`leave`) and is where it would be had it done every turn itself.
  *
@@ -23,7 +24,9 @@ enum {
     LEADING_ENTRIES = 4096,    /* of one stay */
     LEADING_WRITES = 1024,     /* not known to be durable */
     LEADING_REACHED = 1024,
-    LEADING_INPUTS = 6
+    LEADING_INPUTS = 6,
+    LEADING_PEERS = 8,
+    LEADING_FLIGHTS = 64       /* messages to one peer that are not answered */
 };
 
 /* Of the inputs, in this order: bits of what may be there. */
@@ -37,7 +40,8 @@ enum leading_reason {
     LEADING_DUE = 1,           /* the time that was given */
     LEADING_OTHER = 2,         /* something that is not plain */
     LEADING_FULL = 3,          /* no room, in a ring or here */
-    LEADING_SIGNAL = 4
+    LEADING_SIGNAL = 4,
+    LEADING_BROKEN = 5         /* a ring or the bell refused in the midst of it */
 };
 
 /* An entry of this stay, or one that was in flight at its beginning. */
@@ -54,18 +58,32 @@ struct leading_write { uint64_t handed_bytes, sequence, last, commit; };
 /* What became durable, and when; noted in the figures with the next that is applied. */
 struct leading_reached { uint64_t through, now_ns; };
 
+struct leading_flight { uint64_t last, bytes; };
+
+/* Another replica, as progress.py sees it. One that does not keep up is sent nothing and only counts with what it has. */
+struct leading_peer {
+    uint64_t id;
+    uint32_t votes;
+    uint32_t keeps_up;         /* when the stay began it had been sent all, on the ordinary flow */
+    uint32_t spoke;            /* in this stay */
+    uint32_t unused;
+    uint64_t match, next, round;
+    uint64_t flight_first, flight_count, flight_bytes;
+    struct leading_flight flights[64]; /* LEADING_FLIGHTS, from flight_first on */
+};
+
 struct leading {
     /* given once */
     const struct shm_calls *calls;
     struct doorbell *bell;
     struct ring_end *inputs[6];            /* LEADING_INPUTS */
-    struct ring_end *persist, *apply;
+    struct ring_end *persist, *apply, *send;
     uint64_t persist_bytes, apply_bytes;   /* what the two rings hold */
     uint64_t frame_bytes_max;              /* the least room for an entry, and for queries */
     uint64_t entry_bytes_max, entry_count_max;
     uint64_t in_flight_max, unapplied_max, unapplied_bytes_max;
-    uint64_t slots_bytes_max, queries_bytes_max, digests_bytes_max;
-    uint8_t *slots, *queries, *digests;
+    uint64_t slots_bytes_max, queries_bytes_max, digests_bytes_max, told_bytes_max;
+    uint8_t *slots, *queries, *digests, *told;
     uint64_t *commands_count, *entries_count, *commit_count, *applied_count; /* counters */
     uint64_t *entry_bytes, *durable_ns, *applied_ns;                         /* histograms */
     uint64_t *durable_trail, *applied_trail;                                 /* of trail.py; NULL: none is left */
@@ -87,13 +105,18 @@ struct leading {
     uint64_t time_entry;
     uint32_t repeats;                      /* each write says the hard state */
     uint32_t heard;                        /* subscriptions change nothing any more */
+    uint64_t flights_max, flight_bytes_max; /* to one peer */
+    uint64_t peers_count, majority;        /* of the voters, this replica among them */
     /* of one stay */
     uint64_t slots_bytes;
     uint64_t unwritten_at, unwritten_bytes; /* in `slots`: what `persist` had no room for */
     uint64_t given_bytes;                  /* what logic was given, as snapshot_points.py counts */
     uint64_t reads;                        /* runs of queries */
     uint64_t digests_first, digests_bytes;
+    uint64_t told_bytes;                   /* in `told`: the peers' digests, slot by slot */
+    uint64_t dropped;                      /* messages that `send` had no room for */
     uint64_t turns;
+    struct leading_peer peers[8];          /* LEADING_PEERS */
     struct leading_entry entries[4096];    /* LEADING_ENTRIES, by index - first */
     struct leading_write writes[1024];     /* LEADING_WRITES, from write_first on */
     struct leading_reached reached[1024];  /* LEADING_REACHED */
@@ -101,3 +124,19 @@ struct leading {
 
 /* Turn and wait until something is there that is not plain, or `until_ns` has come. Returns a leading_reason. */
 int leading_run(struct leading *leading, int64_t until_ns, int64_t spin_ns);
+
+#ifndef CFFI_CDEF
+static inline struct leading_entry *leading_entry(struct leading *leading, uint64_t index)
+{
+    return &leading->entries[index - leading->first];
+}
+
+/* The peers' part of a turn, in leading_peers.c. Whether all messages of a run are plain; */
+int leading_messages_are_plain(struct leading *leading, const uint8_t *run, uint64_t bytes);
+/* what follows from them: whether something was sent; */
+int leading_take_messages(struct leading *leading, const uint8_t *run, uint64_t bytes);
+/* the entry just proposed, to each that has all before it; */
+void leading_replicate(struct leading *leading);
+/* and what a majority of the voters has, this disk among them (`_advance_commit` of raft/core.py). */
+void leading_advance_commit(struct leading *leading);
+#endif

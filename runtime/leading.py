@@ -4,15 +4,17 @@
 with it, as long as it is little. `leave` gives each of them what its own methods would have come to.
 """
 
+from collections.abc import Mapping
 from struct import Struct
 from typing import TYPE_CHECKING
 
 from attrs import define, field
 
-from ..raft import Entry, Stretch
+from ..raft import Entry, PeerStretch, Stretch, majority
 from ..shm import Counters, Doorbell
-from . import slots
+from . import raft_messages, slots
 from ._wire import ffi, lib
+from .digests import Digests
 from .feed import ENTRY_OVERHEAD_BYTES
 from .persisting import entry_slot
 from .recovered import IN_FLIGHT_ENTRIES_MAX
@@ -28,12 +30,13 @@ SLOTS_BYTES = 1024 * 1024
 """Of the entries of one stay, at least twice the longest."""
 QUERIES_BYTES_MAX = 64 * 1024
 DIGESTS_BYTES_MAX = 64 * 1024
+"""Of this replica's own; likewise of what its peers tell."""
 CARRIED_ENTRIES_MAX = 256
 """In flight when a stay begins."""
 TIME_MAX = (1 << 63) - 1
 
 _ENTRY = Struct("<QQII")
-_REACHED = Struct("<QQ")
+_PAIR = Struct("<QQ")
 
 
 @define(eq=False)
@@ -47,6 +50,7 @@ class Leading:
     """What the struct points to."""
     _slots: "CData" = field(init=False, repr=False)
     _digests: "CData" = field(init=False, repr=False)
+    _told: "CData" = field(init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         consensus, limits = self.consensus, self.consensus.config.limits
@@ -71,6 +75,9 @@ class Leading:
         lead.queries = queries
         lead.queries_bytes_max = min(QUERIES_BYTES_MAX, limits.queries_waiting_bytes_max)
         lead.digests, lead.digests_bytes_max = self._digests, DIGESTS_BYTES_MAX
+        self._told = ffi.new("uint8_t[]", DIGESTS_BYTES_MAX)
+        lead.told, lead.told_bytes_max = self._told, DIGESTS_BYTES_MAX
+        lead.send = ffi.cast("struct ring_end *", consensus.send.handle)
         self._count(lead, consensus.counters)
 
     def _count(self, lead: "CData", counters: Counters) -> None:
@@ -123,6 +130,7 @@ class Leading:
         lead.sequence, lead.persisted = standing.sequence, standing.persisted
         lead.handed_bytes, lead.repeats = persisting.handed_bytes, bool(persisting.repeated)
         lead.unfed_bytes = feed.unfed_bytes
+        self._give_peers(standing.peers)
         handed = {sequence: handed_bytes for handed_bytes, sequence in persisting.writes}
         for at, (sequence, last, commit) in enumerate(standing.writes):
             write = lead.writes[at]
@@ -135,8 +143,27 @@ class Leading:
         lead.digest, lead.time_entry = consensus.digest, consensus.time_entry
         lead.heard = feed.heard
         lead.unwritten_bytes = lead.given_bytes = lead.reads = lead.turns = 0
-        lead.digests_first = lead.digests_bytes = 0
+        lead.digests_first = lead.digests_bytes = lead.told_bytes = lead.dropped = 0
         return True
+
+    def _give_peers(self, keep_up: Mapping[int, PeerStretch]) -> None:
+        lead, raft = self._lead, self.consensus.raft
+        voters = raft.membership.voters
+        lead.peers_count, lead.majority = len(raft.progress), majority(len(voters))
+        lead.flights_max = raft.config.appends_in_flight_max
+        lead.flight_bytes_max = raft.config.entries_in_flight_bytes_max
+        for at, (id, progress) in enumerate(raft.progress.items()):
+            peer, standing = lead.peers[at], keep_up.get(id)
+            peer.id, peer.votes, peer.match = id, id in voters, progress.match
+            peer.keeps_up, peer.spoke = standing is not None, False
+            if standing is None:
+                continue
+            peer.next, peer.round = standing.next, standing.round
+            peer.flight_first, peer.flight_count = 0, len(standing.in_flight)
+            peer.flight_bytes = progress.in_flight_bytes
+            for place, (last, size) in enumerate(standing.in_flight):
+                flight = peer.flights[place]
+                flight.last, flight.bytes = last, size
 
     def _may_enter(self) -> bool:
         consensus = self.consensus
@@ -162,6 +189,8 @@ class Leading:
         log_time = consensus.log_time
         return (
             raft.is_steady
+            and len(raft.progress) <= lib.LEADING_PEERS
+            and raft.config.appends_in_flight_max <= lib.LEADING_FLIGHTS
             and feed.is_steady
             and raft.applied_index == consensus.applied_index
             and feed.feedable <= raft.log.last
@@ -212,6 +241,7 @@ class Leading:
     def run(self, until_ns: int, spin_ns: int) -> int:
         """The turns. Why they ended: a leading_reason."""
         reason: int = lib.leading_run(self._lead, until_ns, spin_ns)
+        assert reason != lib.LEADING_BROKEN, "a ring or the bell refused"
         return reason
 
     # And back
@@ -239,6 +269,7 @@ class Leading:
                 lead.applying,
                 lead.applied,
                 lead.reads,
+                peers=self._peers(),
             )
         )
         at = lead.unwritten_at
@@ -253,6 +284,12 @@ class Leading:
         if lead.digests_bytes:
             digests = bytes(ffi.buffer(self._digests, lead.digests_bytes))
             consensus.divergence.applied(lead.digests_first, digests)
+        if lead.told_bytes:
+            for _, _, slot in slots.slots_of(memoryview(ffi.buffer(self._told, lead.told_bytes))):
+                message = raft_messages.decode(slot)
+                assert isinstance(message, Digests)
+                consensus.divergence.told(message)
+        consensus.peering.dropped += lead.dropped
         deadline_ns = None if lead.deadline_ns == slots.NO_DEADLINE else lead.deadline_ns
         consensus.applied(lead.applied, lead.digest, deadline_ns)
 
@@ -261,7 +298,7 @@ class Leading:
     ) -> None:
         """What clients wait for: to be refused if the office is lost, and to be timed."""
         lead = self._lead
-        reached = ffi.buffer(lead.reached, lead.reached_count * _REACHED.size)
+        reached = ffi.buffer(lead.reached, lead.reached_count * _PAIR.size)
         behind = lead.applied + 1
         self.consensus.proposals.replace(
             lead.undurable,
@@ -272,7 +309,7 @@ class Leading:
                 )
                 if count
             ],
-            [(through, now_ns) for through, now_ns in _REACHED.iter_unpack(reached)],
+            [(through, now_ns) for through, now_ns in _PAIR.iter_unpack(reached)],
         )
 
     def _entries(self) -> list[tuple[int, int, int, int]]:
@@ -280,6 +317,22 @@ class Leading:
         count = self._lead.last - self._lead.first + 1
         table = ffi.buffer(self._lead.entries, count * _ENTRY.size)
         return list(_ENTRY.iter_unpack(table))
+
+    def _peers(self) -> dict[int, PeerStretch]:
+        """Those that kept up when the stay began."""
+        found: dict[int, PeerStretch] = {}
+        for at in range(self._lead.peers_count):
+            peer = self._lead.peers[at]
+            if not peer.keeps_up:
+                continue
+            flights: list[tuple[int, int]] = []
+            for place in range(peer.flight_first, peer.flight_first + peer.flight_count):
+                flight = peer.flights[place % lib.LEADING_FLIGHTS]
+                flights.append((flight.last, flight.bytes))
+            found[peer.id] = PeerStretch(
+                peer.match, peer.next, peer.round, flights, bool(peer.spoke)
+            )
+        return found
 
     def _writes(self) -> list[tuple[int, int, int, int]]:
         """(bytes handed, sequence, log's end, commit index) of those that are not known to be durable."""

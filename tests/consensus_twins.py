@@ -10,10 +10,19 @@ from collections import deque
 
 import attrs
 
-from leftfold.raft import Raft
-from leftfold.runtime import metrics, slots, trail
+from leftfold.raft import (
+    AppendEntries,
+    AppendEntriesReply,
+    Heartbeat,
+    HeartbeatReply,
+    Raft,
+    RequestVote,
+    RequestVoteReply,
+)
+from leftfold.runtime import metrics, raft_messages, slots, trail
 from leftfold.runtime.config import ReplicaConfig, TransportLimits
 from leftfold.runtime.consensus import Consensus
+from leftfold.runtime.digests import Digests
 from leftfold.runtime.identity import new_identity
 from leftfold.runtime.steady import Steady
 from leftfold.runtime.topology import CONSENSUS, rings_of
@@ -30,7 +39,7 @@ from leftfold.shm import (
 from leftfold.shm._shm import ffi as shm_ffi
 
 READY, INTERRUPTED = 1, 2
-TURNS_MAX = 1000
+TURNS_MAX = 10_000
 
 
 class Time:
@@ -49,7 +58,7 @@ class Time:
 class Twin:
     """One of the two, with all that is around it."""
 
-    def __init__(self, directory, *, peer_address="", in_c, limits, time):
+    def __init__(self, directory, *, peer_address="", founders=None, in_c, limits, time):
         self.in_c, self.time = in_c, time
         self.config = ReplicaConfig(
             directory=directory,
@@ -81,7 +90,9 @@ class Twin:
                 self.heads[ring.name] = Consumer(memory)
                 self.written[ring.name] = bytearray()
         identity = attrs.evolve(
-            new_identity("leftfold.actors.ledger:app", limits={}), cluster_id=bytes(16)
+            new_identity("leftfold.actors.ledger:app", limits={}),
+            cluster_id=bytes(16),
+            founders=founders or {},
         )
         self.shell = Consensus(
             self.config, time, identity, consumers, producers, self.counters, self.reports.append
@@ -94,6 +105,10 @@ class Twin:
         self.term = 1
         self.unacked, self.acked_bytes = deque(), 0
         self.stays = self.turns = 0
+        # The network's and the peers'.
+        self.mail = {peer: deque() for peer in (founders or {}) if peer != 1}
+        self.held = dict.fromkeys(self.mail, 0)
+        self.digest_at = {}
 
     def _hold_the_clock(self, leading):
         """C reads the script's time, and where it would wait the script goes on."""
@@ -145,6 +160,9 @@ class Twin:
                 head = slots.unpack_entry(memoryview(slot))
                 assert head.index == self.last + 1
                 self.last, self.term = head.index, head.term
+            elif kind == slots.TRUNCATE:
+                self.last = int.from_bytes(slot[8:16], "little") - 1
+                self.durable = min(self.durable, self.last)
             elif kind == slots.HARD_STATE:
                 commit = int.from_bytes(slot[24:32], "little")
                 assert commit <= self.durable, "I6"
@@ -168,6 +186,7 @@ class Twin:
                 assert head.index <= self.durable, "I4"
                 self.applied = head.index
                 self.digest = hash((self.digest, slot)) & 0xFFFFFFFF
+                self.digest_at[self.applied] = self.digest
                 if digests:
                     length = 16 + 4
                     said.append(
@@ -182,6 +201,54 @@ class Twin:
         if self.applied:
             for run in said if len(said) > 2 else [b"".join(said)]:
                 assert self.put("applied", run)
+
+    def deliver(self):
+        """The gateway takes what is for peers."""
+        for ring in ("send", "bulk_send"):
+            for kind, _, slot in self.take(ring, 10_000):
+                if kind == slots.RAFT_MESSAGE:
+                    message = raft_messages.decode(slot)
+                    self.mail[message.target].append(message)
+
+    def peer(self, peer, count, *, lose=0, repeat=False, backwards=False):
+        """A peer answers so many messages, each `lose`-th not, all of them twice, or the last one first."""
+        self.deliver()
+        mail, said = self.mail[peer], []
+        for at in range(min(count, len(mail))):
+            message = mail.popleft()
+            if not lose or at % lose:
+                said += self._answer(peer, message)
+        said = said[::-1] if backwards else said
+        for message in (*said, *(said if repeat else ())):
+            self.say(message)
+
+    def say(self, message):
+        """It reaches `receive`, if there is room."""
+        return self.put("receive", raft_messages.encode(message))
+
+    def tell_digests(self, peer, count):
+        """The last of what a peer has put out; the same as here."""
+        last = self.applied
+        first = max(1, last - count + 1)
+        run = b"".join(self.digest_at[at].to_bytes(4, "little") for at in range(first, last + 1))
+        term = self.shell.raft.term
+        return bool(run) and self.say(Digests(peer, 1, term, first, run))
+
+    def _answer(self, peer, message):
+        term = message.term
+        match message:
+            case RequestVote():
+                return [RequestVoteReply(peer, 1, term, True, message.pre_vote)]
+            case AppendEntries() if message.prev_index <= self.held[peer]:
+                index = message.prev_index + len(message.entries)
+                self.held[peer] = max(self.held[peer], index)
+                return [AppendEntriesReply(peer, 1, term, True, index)]
+            case AppendEntries():
+                held = self.held[peer]
+                return [AppendEntriesReply(peer, 1, term, False, message.prev_index, held, term)]
+            case Heartbeat():
+                return [HeartbeatReply(peer, 1, term, message.round)]
+        return []
 
     # Turning
 
@@ -216,6 +283,7 @@ class Twin:
         found["persisting"] = fields_of(shell.persisting, "ring _packed_entry _packed")
         found["persisting"]["waiting"] = b"".join(shell.persisting.waiting)
         found["proposals"] = fields_of(shell.proposals, "counters")
+        found["peering"] = {"dropped": shell.peering.dropped}
         found["divergence"] = fields_of(shell.divergence, "raft")
         found["queries"] = {"next": shell.queries._next, "waiting": shell.queries.waiting}
         found["figures"] = self.counters_file.read_bytes()
