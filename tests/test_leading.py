@@ -116,13 +116,15 @@ class Script:
             command(rng, self.number + at, rng.randrange(600)) for at in range(rng.choice((1, 2)))
         )
         self.number += 2
-        number = rng.randrange(1000)
+        number, heartbeat = rng.randrange(1000), rng.random() < 0.3
 
         def step(twin):
             twin.time.now_ns += 100
             twin.put("ingress", run)
             if peer and number % 8:
                 twin.peer(peer, self.calm)
+            if peer and heartbeat:
+                twin.say(HeartbeatReply(peer, 1, twin.shell.raft.term, 0))
             if number % 3:
                 twin.journal(3, 2)
                 twin.logic(4, None, self.digests, number % 5 > 0)
@@ -219,7 +221,7 @@ class Script:
             rng.choice((rng.randrange(100), 1 << 40)),
             rng.choice((-1, -1, 0, 0, 0, 1)),
         )
-        what = rng.randrange(6)
+        what = rng.randrange(7)
 
         def step(twin):
             term = max(1, twin.shell.raft.term + (term_more if what < 3 else 0))
@@ -236,6 +238,9 @@ class Script:
                     twin.put("receive", slots.pack_link(peer, "", up=bool(index % 2)))
                 case 4:
                     twin.mail[peer].clear()
+                case 5:
+                    held = min(index, twin.held[peer])
+                    twin.say(AppendEntriesReply(peer, 1, term, True, held, repairing=True))
                 case _:
                     twin.say(AppendEntriesReply(9, 1, term, True, index))
 
