@@ -164,6 +164,12 @@ class Following:
             "reply_count": len(standing.replies),
         }
 
+    @property
+    def turned(self) -> int:
+        """How many turns the last stay had."""
+        turns: int = self._follow.turns
+        return turns
+
     def run(self, until_ns: int, spin_ns: int) -> int:
         """The turns. Why they ended: a following_reason."""
         reason: int = lib.following_run(self._follow, until_ns, spin_ns)

@@ -97,7 +97,7 @@ class Twin:
         self.shell = Consensus(
             self.config, time, identity, consumers, producers, self.counters, self.reports.append
         )
-        self.steady = Steady(self.shell, self.bell, 0) if in_c else None
+        self.steady = Steady(self.shell, self.bell, 0, passed_max=0) if in_c else None
         if self.steady is not None:
             self._hold_the_clock(self.steady.leading)
         # The journal's and logic's part.

@@ -7,6 +7,7 @@ from consensus_twins import Time, Twin, limits_of
 
 from leftfold.raft import AppendEntriesReply, HeartbeatReply
 from leftfold.runtime import frames, slots
+from leftfold.runtime.steady import PASSED_MAX
 from leftfold.shm import padded
 
 SESSION = bytes(range(16))
@@ -327,6 +328,28 @@ def test_so_does_a_leader_whose_peers_fall_behind_and_catch_up(twins, smallest):
     seed = random.randrange(1 << 32)
     steady = run_script(twins, seed, 1, smallest=smallest, digests=True, size=3, calm=2)
     assert steady.turns > 200
+
+
+def test_python_goes_on_alone_where_c_is_left_again_and_again_and_c_comes_back(twins):
+    rng = random.Random(1)
+    _, steady = twins()
+    steady.steady.passed_max = PASSED_MAX
+
+    def ask(run, count):
+        def step(twin):
+            twin.put("ingress", run)
+
+        for _ in range(count):
+            steady.steps.extend(
+                [step, lambda twin: twin.journal(10), lambda twin: twin.logic(10, None, False)]
+            )
+        steady.stays = steady.turns = 0
+        steady.settle()
+
+    ask(command(rng, 1, 10) + query(rng, 2), 200)
+    assert 0 < steady.stays < 50, "each costs more than it saves: the next run is mixed again"
+    ask(command(rng, 3, 10), 200)
+    assert steady.turns > 3 * 200 - 4 * PASSED_MAX
 
 
 @pytest.mark.campaign
