@@ -330,6 +330,22 @@ def test_so_does_a_leader_whose_peers_fall_behind_and_catch_up(twins, smallest):
     assert steady.turns > 200
 
 
+def test_what_apply_had_no_room_for_goes_there_as_soon_as_there_is_room(twins):
+    rng = random.Random(1)
+    for twin in twins(smallest=True):
+        twin.put("ingress", command(rng, 1, 10))
+        twin.settle()
+        while twin.shell.apply.write(query(rng, 2)):  # As if logic had been asked all that.
+            pass
+        twin.journal(10)
+        twin.settle()
+        feed, last = twin.shell.feed, twin.shell.raft.log.last
+        assert feed.fed < last == feed.feedable
+        twin.steps.append(lambda twin: twin.take("apply", 1000))
+        twin.settle()
+        assert feed.fed == last, "logic says nothing of queries, so nothing else tells of the room"
+
+
 def test_python_goes_on_alone_where_c_is_left_again_and_again_and_c_comes_back(twins):
     rng = random.Random(1)
     _, steady = twins()
