@@ -214,8 +214,8 @@ static int plan_write(struct turn *t)
     struct following_numbers *n = &t->n;
     if (!t->appended_bytes)
         return FOLLOWING_DONE; /* a higher commit index alone is no reason to write */
-    if (n->write_count == FOLLOWING_WRITES)
-        return FOLLOWING_FULL;
+    if (t->f->now.write_count == FOLLOWING_WRITES)
+        return FOLLOWING_FULL; /* a place that this turn makes free is another's until the turn is done */
     n->given_commit = smaller(n->commit, n->durable); /* I6 */
     n->handed_bytes += t->appended_bytes + HARD_STATE_BYTES;
     t->f->writes[(n->write_first + n->write_count++) % FOLLOWING_WRITES] =

@@ -193,7 +193,7 @@ class Leading:
             and raft.config.appends_in_flight_max <= lib.LEADING_FLIGHTS
             and feed.is_steady
             and raft.applied_index == consensus.applied_index
-            and feed.fed == feed.feedable  # Otherwise `apply` is full, and Python waits for room there.
+            and feed.fed == feed.feedable  # Otherwise Python waits for room in `apply`.
             and feed.feedable <= raft.log.last
             and len(persisting.writes) <= CARRIED_ENTRIES_MAX
             and consensus.proposals.is_behind(consensus.applied_index)

@@ -175,6 +175,31 @@ def test_a_stay_ends_when_its_own_places_are_full_and_python_goes_on(c: Side) ->
     assert c.shell.raft.log.last == first + turns + 1
 
 
+def test_a_turn_that_finds_no_room_leaves_the_writes_as_they_were(c: Side) -> None:
+    following = following_of(c)
+    follow: Any = following._follow
+    term, first = c.shell.raft.term, c.shell.raft.log.last
+    for at in range(lib.FOLLOWING_WRITES):
+        entry = Entry(first + at + 1, term, 10**6, 0, b"")
+        assert c.rings.give("receive", appended(c, entry, prev_index=first + at))
+        assert following.turn() == lib.FOLLOWING_DONE
+        if at == 100:  # As if some of the writes were to be told to nobody.
+            follow.now.reply_first, follow.now.reply_count = 50, follow.now.reply_count - 50
+    assert follow.now.write_count == lib.FOLLOWING_WRITES
+    writes = following._writes(follow.now)
+    ring = c.shell.persisting.ring
+    nothing = slots.HEADER.pack(64, slots.DISCARD, 0) + bytes(56)
+    while ring.write(nothing):
+        pass
+
+    entry = Entry(first + len(writes) + 1, term, 10**6, 0, b"")
+    assert c.rings.give("persisted", slots.pack_persisted(term, first + 3, writes[2][0]))
+    assert c.rings.give("receive", appended(c, entry, prev_index=first + len(writes)))
+    assert following.turn() == lib.FOLLOWING_FULL
+
+    assert following._writes(follow.now) == writes
+
+
 def test_it_returns_when_the_time_has_come_and_when_another_ring_has_something(c: Side) -> None:
     c.rings.bell.watch(c.shell.watched_serving)
     following = following_of(c)
