@@ -321,6 +321,7 @@ static uint64_t idle_ns_of(const struct gate *gate, const struct connection *con
     return connection->visitor && !waits ? gate->door->limits.idle_ns : gate->limits.idle_ns;
 }
 
+/* A process that stood still is late itself: what has come in the meantime is looked for first. */
 void gate_expire(gate *gate, uint64_t now_ns)
 {
     gate->now_ns = now_ns;
@@ -334,10 +335,11 @@ void gate_expire(gate *gate, uint64_t now_ns)
         } else if (connection->in_ready || (connection->visitor && connection->visitor->asked_count)) {
             continue; /* it spoke; it is we who are not reading */
         } else if (connection->state == GATE_GREETING) {
-            if (is_over(now_ns, connection->since_ns, gate->limits.hello_ns))
+            if (is_over(now_ns, connection->since_ns, gate->limits.hello_ns) && !gate_has_unread(gate, connection))
                 gate_fail(gate, connection, WIRE_NO_HELLO);
         } else if (connection->state == GATE_OPEN && idle_ns_of(gate, connection)) {
-            if (is_over(now_ns, connection->heard_ns, idle_ns_of(gate, connection)))
+            if (is_over(now_ns, connection->heard_ns, idle_ns_of(gate, connection)) &&
+                !gate_has_unread(gate, connection))
                 gate_fail(gate, connection, WIRE_IDLE);
         }
     }

@@ -189,6 +189,8 @@ void gate_done(struct gate *gate, struct connection *connection);
 void gate_take(struct gate *gate, struct connection *connection, uint64_t bytes,
                struct destination *to);
 void gate_send_some(struct gate *gate, struct connection *connection);
+/* Whether its socket holds something that nobody has looked at yet. */
+int gate_has_unread(struct gate *gate, struct connection *connection);
 void gate_consume_output(struct gate *gate, struct connection *connection, uint64_t bytes);
 void gate_release(struct gate *gate, struct connection *connection);
 /* Queue these bytes for it, or close it as a slow reader. */

@@ -260,6 +260,16 @@ int64_t gate_receive(gate *gate, uint8_t *destination, uint64_t room, uint64_t n
     return (int64_t)to.bytes;
 }
 
+int gate_has_unread(struct gate *gate, struct connection *connection)
+{
+    uint8_t first;
+    if (connection->fd < 0 || recv(connection->fd, &first, 1, MSG_PEEK | MSG_DONTWAIT) <= 0)
+        return 0;
+    connection->readable = 1;
+    gate_make_ready(gate, connection);
+    return 1;
+}
+
 void gate_send_some(struct gate *gate, struct connection *connection)
 {
     while (connection->fd >= 0 && connection->writable &&

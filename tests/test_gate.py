@@ -467,3 +467,37 @@ def test_a_socket_that_was_connected_elsewhere_can_be_taken_over() -> None:
         lib.gate_wait(gate.handle, 1000)
         lib.gate_receive(gate.handle, destination, 1 << 16, 1)
         gate.flush()
+
+
+def test_who_spoke_while_the_process_stood_still_is_not_late() -> None:
+    gate = Gate(idle_ns=5000)
+    destination = ffi.new("uint8_t[]", 1 << 16)
+    theirs, ours = socket.socketpair()
+    ours.setblocking(False)
+    with theirs:
+        number = lib.gate_adopt(gate.handle, ours.detach(), gate.now_ns)
+        for said, answer in ((HELLO, WELCOME), (ping(5), ping(5, 24))):
+            theirs.sendall(said)
+            gate.now_ns += 6000  # It is looked at only now, and first for who is late.
+            gate.expire()
+            assert gate.report.ready == 1
+            lib.gate_receive(gate.handle, destination, 1 << 16, gate.now_ns)
+            lib.gate_flush(gate.handle)
+            while not (got := _received(theirs, gate)):
+                pass
+            assert got == answer
+            assert gate.state(number) == OPEN
+
+        gate.now_ns += 5001
+        gate.expire()
+        assert gate.error(number) == lib.WIRE_IDLE
+
+
+def _received(link: socket.socket, gate: Gate) -> bytes:
+    """What the gate has sent there by now."""
+    lib.gate_wait(gate.handle, 1000)  # It learns that it may write.
+    lib.gate_flush(gate.handle)
+    try:
+        return link.recv(1000, socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return b""

@@ -93,6 +93,13 @@ def first_answer(port: int, session: bytes, number: int) -> float:
             time.sleep(PATIENCE_S)
 
 
+def pid_of(directory: Path, victim: str) -> int:
+    """Which process to kill: the first answer may come a moment before the supervisor has said who they are."""
+    while (status := read_status(directory))["state"] != "ready":
+        time.sleep(PATIENCE_S)
+    return status["pids"][victim]
+
+
 def measure(directory: Path, commands: int) -> dict[str, float]:
     """Seconds from kill to answer, for each victim."""
     seconds: dict[str, float] = {}
@@ -102,7 +109,7 @@ def measure(directory: Path, commands: int) -> dict[str, float]:
     try:
         fill(child.port, session, commands)
         for number, victim in enumerate(VICTIMS, commands + 1):
-            pid = read_status(directory)["pids"][victim]
+            pid = pid_of(directory, victim)
             killed = time.monotonic()
             os.kill(pid, signal.SIGKILL)
             if victim == "supervisor":
