@@ -7,6 +7,7 @@
 #include "following.h"
 #include "doorbell.h"
 #include "ring.h"
+#include "chance.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
@@ -15,27 +16,11 @@
 enum { RING_BYTES = 1 << 14, SLOTS_BYTES = 1 << 14, OWN = 1, LEADER = 2, TERM_OF_ALL = 3 };
 enum { ENTRY_BYTES = 40, ENTRY_MAX = 700 };
 
-static uint64_t state, counts[2];
+static uint64_t counts[2];
 static uint64_t left, full, entered, appended, acknowledged, fed, beats;
 static struct following *f;
 static struct ring_end *to[FOLLOWING_INPUTS], *persist, *apply, *send;
 static uint64_t handed, told, durable, log_end, ends[1 << 16], lasts[1 << 16], count_of_ends, told_ends;
-
-static uint64_t draw(uint64_t below)
-{
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    return state % below;
-}
-
-static void need(int holds, const char *what)
-{
-    if (!holds) {
-        fprintf(stderr, "%s\n", what);
-        abort();
-    }
-}
 
 static void put(uint8_t *at, uint64_t value) { memcpy(at, &value, 8); }
 

@@ -4,18 +4,11 @@
  * Connections have no sockets. Everything is drawn from the seed: frames good and broken, cuts, rooms too small,
  * replies to sessions that are there and not, events, subscriptions, clocks that jump, outputs that nobody reads. */
 #include "gate.h"
+#include "chance.h"
 #include <stdio.h>
 #include <stdlib.h>
 
-static uint64_t state, peers_slots;
-
-static uint64_t draw(uint64_t below)
-{
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    return state % below;
-}
+static uint64_t peers_slots;
 
 static uint32_t make_frame(uint8_t *at)
 {

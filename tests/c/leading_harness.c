@@ -8,35 +8,19 @@
 #include "doorbell.h"
 #include "histogram.h"
 #include "ring.h"
+#include "chance.h"
 #include <stdio.h>
 #include <stdlib.h>
 
 enum { RING_BYTES = 1 << 13, SLOTS_BYTES = 1 << 14, QUERIES_BYTES = 512, DIGESTS_BYTES = 256 };
 enum { INGRESS, PERSISTED, APPLIED, RECEIVE, READ, PERSIST, APPLY, SEND, RINGS };
 
-static uint64_t state;
 static struct ring_end *ours[RINGS], *others[RINGS];
 static struct leading *lead;
 static struct shm_calls calls;
 static int64_t now_ns = 1000;
 static uint64_t words[4], trail[3 * 16], histograms[3][HISTOGRAM_HEADER_WORDS + HISTOGRAM_BUCKETS];
 static uint64_t taken_bytes, durable, applied, turns, entries, messages, stays, odd;
-
-static uint64_t draw(uint64_t below)
-{
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    return state % below;
-}
-
-static void need(int holds, const char *what)
-{
-    if (!holds) {
-        fprintf(stderr, "%s\n", what);
-        abort();
-    }
-}
 
 static int64_t clock_ns(void) { return now_ns; }
 

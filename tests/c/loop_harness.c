@@ -8,6 +8,7 @@
 #include "doorbell.h"
 #include "histogram.h"
 #include "ring.h"
+#include "chance.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
@@ -16,25 +17,8 @@
 
 enum { CLIENTS = 24, RING_BYTES = 1 << 15 };
 
-static uint64_t state;
 static struct { int fd; uint64_t said; } clients[CLIENTS];
 static uint64_t commands, folded, for_peers, words[4 + 4096];
-
-static uint64_t draw(uint64_t below)
-{
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    return state % below;
-}
-
-static void need(int holds, const char *what)
-{
-    if (!holds) {
-        fprintf(stderr, "%s\n", what);
-        abort();
-    }
-}
 
 static struct ring_end *end_of(uint64_t *memory, int role, struct doorbell *bell)
 {

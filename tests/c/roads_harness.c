@@ -12,6 +12,7 @@
 #include "histogram.h"
 #include "passage.h"
 #include "ring.h"
+#include "chance.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -23,24 +24,7 @@
 
 enum { RING_BYTES = 1 << 13, FRAME_BYTES_MAX = 600, READ_BYTES_MAX = 900, SEGMENT_BYTES = 1 << 16, RECORD_BYTES = 56 };
 
-static uint64_t state;
 static uint64_t batches, refused, passed, asked, sent, entries, words[4][4096];
-
-static uint64_t draw(uint64_t below)
-{
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    return state % below;
-}
-
-static void need(int holds, const char *what)
-{
-    if (!holds) {
-        fprintf(stderr, "%s\n", what);
-        abort();
-    }
-}
 
 struct pair { uint64_t *memory; struct ring_end *in, *out; };
 
