@@ -1,6 +1,7 @@
 """A leader's turns in C under the address and undefined-behaviour sanitizers, among slots of any sort from a seed."""
 
 import random
+from collections import Counter
 from pathlib import Path
 
 from test_gate_sanitizers import ROOT, compile_harness, run_harness
@@ -18,6 +19,7 @@ def test_plain_and_odd_slots_report_nothing_and_break_no_promise(tmp_path: Path)
     first = random.randrange(2**32)
     print(f"first seed {first}")
 
-    for seed in range(first, first + 4):
-        totals = run_harness(program, seed, 20_000)
-        assert min(totals.values()) > 0, f"the harness does not reach everything: {totals}"
+    totals: Counter[str] = Counter()
+    for seed in range(first, first + 4):  # One seed alone may stand still early.
+        totals.update(run_harness(program, seed, 20_000))
+    assert min(totals.values()) > 0, f"the harness does not reach everything: {totals}"
