@@ -14,6 +14,7 @@ from . import slots
 from ._wire import ffi, lib
 from .carriers import set_layouts
 from .shm_table import SHM_TABLE
+from .writes import give_writes, writes_in
 
 if TYPE_CHECKING:
     from ._wire import CData
@@ -104,18 +105,13 @@ class Following:
     def _carry(self, standing: Stretch) -> bool:
         """Take along what is in flight; False: it is too much, or not in memory."""
         follow, fed = self._follow, self.consensus.feed.fed
-        writes = self.consensus.persisting.writes
         if len(standing.replies) > CARRIED_MAX or standing.applying != fed:
             return False
         last = self._last = self.consensus.raft.log.last
         follow.first, follow.begins[0] = fed + 1, 0
         if last > fed and not self._carry_entries(fed + 1, last):
             return False
-        handed = {sequence: handed_bytes for handed_bytes, sequence in writes}
-        for at, (sequence, last, commit) in enumerate(standing.writes):
-            write = follow.writes[at]
-            write.handed_bytes, write.sequence = handed[sequence], sequence
-            write.last, write.commit = last, commit
+        give_writes(follow.writes, self.consensus.persisting, standing)
         for at, (sequence, index) in enumerate(standing.replies):
             follow.replies[at].sequence, follow.replies[at].index = sequence, index
         return True
@@ -189,7 +185,8 @@ class Following:
         if not follow.turns:
             return
         raft, now = consensus.raft, follow.now
-        writes, replies = self._writes(now), self._replies(now)
+        writes = writes_in(follow.writes, lib.FOLLOWING_WRITES, now.write_first, now.write_count)
+        replies = self._replies(now)
         raft.stretch(
             Stretch(
                 self._entries(now.entries),
@@ -219,14 +216,6 @@ class Following:
             consensus.divergence.applied(now.digests_first, digests)
         deadline_ns = None if now.deadline_ns == slots.NO_DEADLINE else now.deadline_ns
         consensus.applied(now.applied, now.digest, deadline_ns)
-
-    def _writes(self, now: "CData") -> list[tuple[int, int, int, int]]:
-        """(bytes handed, sequence, log's end, commit index) of those that are not known to be durable."""
-        found: list[tuple[int, int, int, int]] = []
-        for at in range(now.write_first, now.write_first + now.write_count):
-            write = self._follow.writes[at % lib.FOLLOWING_WRITES]
-            found.append((write.handed_bytes, write.sequence, write.last, write.commit))
-        return found
 
     def _replies(self, now: "CData") -> list[tuple[int, int]]:
         """(sequence, index) of the acknowledgements that wait."""

@@ -21,6 +21,7 @@ from .recovered import IN_FLIGHT_ENTRIES_MAX
 from .separation import COMMAND_BYTES_MIN
 from .shm_table import SHM_TABLE
 from .trail import ROWS, Trail
+from .writes import give_writes, writes_in
 
 if TYPE_CHECKING:
     from ._wire import CData
@@ -131,11 +132,7 @@ class Leading:
         lead.handed_bytes, lead.repeats = persisting.handed_bytes, bool(persisting.repeated)
         lead.unfed_bytes = feed.unfed_bytes
         self._give_peers(standing.peers)
-        handed = {sequence: handed_bytes for handed_bytes, sequence in persisting.writes}
-        for at, (sequence, last, commit) in enumerate(standing.writes):
-            write = lead.writes[at]
-            write.handed_bytes, write.sequence = handed[sequence], sequence
-            write.last, write.commit = last, commit
+        give_writes(lead.writes, persisting, standing)
         lead.write_first, lead.write_count = 0, len(standing.writes)
         deadline_ns, due_ns = consensus.deadline_ns, consensus.timer_due_ns
         lead.deadline_ns = slots.NO_DEADLINE if deadline_ns is None else deadline_ns
@@ -254,7 +251,8 @@ class Leading:
             return
         raft, feed = consensus.raft, consensus.feed
         run = memoryview(ffi.buffer(self._slots, len(self._slots)))
-        entries, writes = self._entries(), self._writes()
+        entries = self._entries()
+        writes = writes_in(lead.writes, lib.LEADING_WRITES, lead.write_first, lead.write_count)
         proposed = [self._entry(run, place) for place in entries[raft.log.last - lead.first + 1 :]]
         self._return_proposals(entries, run)
         raft.stretch(
@@ -333,15 +331,6 @@ class Leading:
             found[peer.id] = PeerStretch(
                 peer.match, peer.next, peer.round, flights, bool(peer.spoke)
             )
-        return found
-
-    def _writes(self) -> list[tuple[int, int, int, int]]:
-        """(bytes handed, sequence, log's end, commit index) of those that are not known to be durable."""
-        lead = self._lead
-        found: list[tuple[int, int, int, int]] = []
-        for at in range(lead.write_first, lead.write_first + lead.write_count):
-            write = lead.writes[at % lib.LEADING_WRITES]
-            found.append((write.handed_bytes, write.sequence, write.last, write.commit))
         return found
 
     def _entry(self, run: memoryview, place: tuple[int, int, int, int]) -> Entry:

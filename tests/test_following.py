@@ -25,6 +25,7 @@ from leftfold.runtime.clock import Clock
 from leftfold.runtime.config import TransportLimits
 from leftfold.runtime.following import Following
 from leftfold.runtime.steady import Steady
+from leftfold.runtime.writes import writes_in
 
 LIMITS = {"ample": TransportLimits(), "tiny": TransportLimits.smallest()}
 
@@ -186,7 +187,12 @@ def test_a_turn_that_finds_no_room_leaves_the_writes_as_they_were(c: Side) -> No
         if at == 100:  # As if some of the writes were to be told to nobody.
             follow.now.reply_first, follow.now.reply_count = 50, follow.now.reply_count - 50
     assert follow.now.write_count == lib.FOLLOWING_WRITES
-    writes = following._writes(follow.now)
+
+    def in_flight() -> list[tuple[int, int, int, int]]:
+        now = follow.now
+        return writes_in(follow.writes, lib.FOLLOWING_WRITES, now.write_first, now.write_count)
+
+    writes = in_flight()
     ring = c.shell.persisting.ring
     nothing = slots.HEADER.pack(64, slots.DISCARD, 0) + bytes(56)
     while ring.write(nothing):
@@ -197,7 +203,7 @@ def test_a_turn_that_finds_no_room_leaves_the_writes_as_they_were(c: Side) -> No
     assert c.rings.give("receive", appended(c, entry, prev_index=first + len(writes)))
     assert following.turn() == lib.FOLLOWING_FULL
 
-    assert following._writes(follow.now) == writes
+    assert in_flight() == writes
 
 
 def test_it_returns_when_the_time_has_come_and_when_another_ring_has_something(c: Side) -> None:
